@@ -1,0 +1,474 @@
+"""Every option, declared once: name, type, default, the reason for the default.
+
+One frozen Config is made at start and handed to whoever needs it; nobody else reads argv or the
+environment. The command line (cli.py) and docs/options.md are both generated from the fields below,
+so an option cannot be in one and not in the other.
+
+Knows no HTTP, no SSH and no asyncio. Units are in the names: `_s` seconds, `_bytes` bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import UnusableConfig
+
+KIB = 1024
+MIB = 1024 * KIB
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How a Config field is given on the command line.
+
+    Attributes:
+        flag: the option's name, with its dashes.
+        metavar: what stands for the value in the help.
+        parse: text -> value; raises ValueError with the reason in words.
+        help: one line: what it does, and why the default is what it is.
+        group: the heading that it stands under.
+    """
+
+    flag: str
+    metavar: str
+    parse: Callable[[str], Any]
+    help: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """Where an SSH server is: `[USER@]HOST[:PORT]`; what is not said is ssh_config's."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        user = f"{self.user}@" if self.user else ""
+        return f"{user}{host}" + (f":{self.port}" if self.port else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where clients connect: `HOST:PORT`, port 0 for one that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def _split_port(text: str) -> tuple[str, int | None]:
+    """`host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address -> host and port."""
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        if not closed or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r} is no [IPv6 address]:port")
+        port = rest[1:] if rest else None
+    elif text.count(":") > 1:
+        host, port = text, None
+    else:
+        host, colon, port_text = text.partition(":")
+        port = port_text if colon else None
+    if not host:
+        raise ValueError(f"{text!r} names no host")
+    return host, None if port is None else parse_port(port)
+
+
+def parse_port(text: str) -> int:
+    """A TCP port; 0 lets the kernel choose."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError(f"{text!r} is no port (0 to 65535)")
+    return int(text)
+
+
+def parse_host(text: str) -> HostAddress:
+    """`[USER@]HOST[:PORT]`, also as `ssh://` URL."""
+    user, at, rest = text.removeprefix("ssh://").rstrip("/").rpartition("@")
+    if at and not user:
+        raise ValueError(f"{text!r} has an empty user name")
+    host, port = _split_port(rest)
+    if host.startswith("-") or any(c.isspace() or not c.isprintable() for c in host + user):
+        raise ValueError(f"{text!r} is no host")
+    if port == 0:
+        raise ValueError(f"{text!r}: port 0 cannot be connected to")
+    return HostAddress(host, user or None, port)
+
+
+def parse_listen(text: str) -> ListenAddress:
+    """`HOST:PORT`, `HOST` or `:PORT`."""
+    if text.startswith(":"):
+        return ListenAddress("127.0.0.1", parse_port(text[1:]))
+    host, port = _split_port(text)
+    return ListenAddress(host, 8080 if port is None else port)
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """A parser for a finite number from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no number") from None
+        if not math.isfinite(value) or not least <= value <= most:
+            raise ValueError(f"{text} is not from {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def count(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """A parser for a whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 12):
+            raise ValueError(f"{text!r} is no whole number")
+        if not least <= int(text) <= most:
+            raise ValueError(f"{text} is not from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def size(least: int, most: int) -> Callable[[str], int]:
+    """A parser for bytes: `8388608`, `8MiB`, `64KiB`."""
+    in_bytes = count(least, most)
+
+    def parse(text: str) -> int:
+        for suffix, factor in (("KiB", KIB), ("MiB", MIB), ("", 1)):
+            digits = text.removesuffix(suffix)
+            if suffix and digits == text:
+                continue
+            if digits.isascii() and digits.isdigit():
+                return in_bytes(str(int(digits) * factor))
+        raise ValueError(f"{text!r} is no size in bytes (write 65536, 64KiB or 8MiB)")
+
+    return parse
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A parser for one word among `choices`."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def parse_model(text: str) -> str:
+    """A model's name: anything printable, as upstreams are free in it."""
+    if not text or len(text) > 256 or not text.isprintable():
+        raise ValueError("a model name is 1 to 256 printable characters")
+    return text
+
+
+def parse_url(text: str) -> str:
+    """An http or https URL with a host."""
+    scheme, separator, rest = text.partition("://")
+    if scheme not in ("http", "https") or not separator or not rest.strip("/"):
+        raise ValueError(f"{text!r} is no http:// or https:// URL")
+    if any(c.isspace() or not c.isprintable() for c in text):
+        raise ValueError(f"{text!r} has a blank or a control character in it")
+    return text
+
+
+def _option(
+    flag: str, metavar: str, parse: Callable[[str], T], default: Any, help: str, group: str
+) -> Any:
+    return field(default=default, metadata={"option": Option(flag, metavar, parse, help, group)})
+
+
+_RUNNER = "Runner"
+_MODEL = "Model"
+_CLIENTS = "Clients"
+_LIMITS = "Limits"
+_LOG = "Log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings of one front-end process. Defaults are those of the command line."""
+
+    runner: HostAddress | None = _option(
+        "--runner",
+        "[USER@]HOST[:PORT]",
+        parse_host,
+        None,
+        "The host to start the runner on, as ssh would take it (aliases of ssh_config too).",
+        _RUNNER,
+    )
+    base_url: str = _option(
+        "--base-url",
+        "URL",
+        parse_url,
+        "https://api.openai.com/v1",
+        "The upstream: an OpenAI-compatible API, as the runner's host reaches it.",
+        _RUNNER,
+    )
+    openai_key_file: Path | None = _option(
+        "--openai-key-file",
+        "FILE",
+        Path,
+        None,
+        "Read the key from FILE; else from OPENAI_API_KEY; else ask on the terminal.",
+        _RUNNER,
+    )
+    remote_python: str = _option(
+        "--remote-python",
+        "PATH",
+        str,
+        "python3",
+        "The interpreter on the host: 3.10 or later, with openai installed.",
+        _RUNNER,
+    )
+    identity: Path | None = _option(
+        "--identity",
+        "FILE",
+        Path,
+        None,
+        "Log in with this private key only; else with those of ssh_config, the agent and ~/.ssh.",
+        _RUNNER,
+    )
+    known_hosts: Path | None = _option(
+        "--known-hosts",
+        "FILE",
+        Path,
+        None,
+        "Trust the host keys in FILE only; else those that ssh would. Always verified.",
+        _RUNNER,
+    )
+    ssh_config: Path | None = _option(
+        "--ssh-config",
+        "FILE",
+        Path,
+        None,
+        "Read FILE in place of ~/.ssh/config.",
+        _RUNNER,
+    )
+
+    model: str = _option(
+        "--model",
+        "NAME",
+        parse_model,
+        "gpt-4o-mini",
+        "The model, where a request names none.",
+        _MODEL,
+    )
+    system: str = _option(
+        "--system",
+        "TEXT",
+        str,
+        "You are a concise and helpful assistant.",
+        "The system prompt; an empty one sends none.",
+        _MODEL,
+    )
+    max_tokens: int = _option(
+        "--max-tokens",
+        "N",
+        count(1),
+        1024,
+        "The longest answer, in tokens: bounds what a prompt can cost.",
+        _MODEL,
+    )
+    temperature: float | None = _option(
+        "--temperature",
+        "X",
+        number(0, 2),
+        None,
+        "Sampling temperature; else upstream's own.",
+        _MODEL,
+    )
+    top_p: float | None = _option(
+        "--top-p",
+        "X",
+        number(0, 1),
+        None,
+        "Nucleus sampling; else upstream's own.",
+        _MODEL,
+    )
+
+    listen: ListenAddress = _option(
+        "--listen",
+        "HOST:PORT",
+        parse_listen,
+        ListenAddress("127.0.0.1", 8080),
+        "Where clients connect; port 0 takes a free one.",
+        _CLIENTS,
+    )
+
+    timeout_s: float = _option(
+        "--timeout",
+        "SECONDS",
+        number(0.05, 86400),
+        120.0,
+        "Longest wait for upstream's first delta, retries included: long prompts take a minute.",
+        _LIMITS,
+    )
+    delta_timeout_s: float = _option(
+        "--delta-timeout",
+        "SECONDS",
+        number(0.05, 86400),
+        60.0,
+        "Longest silence of upstream between two deltas: models pause, a dead one stays silent.",
+        _LIMITS,
+    )
+    connect_timeout_s: float = _option(
+        "--connect-timeout",
+        "SECONDS",
+        number(0.05, 3600),
+        15.0,
+        "Longest wait for each step towards a ready runner: connect, log in, start.",
+        _LIMITS,
+    )
+    ping_interval_s: float = _option(
+        "--ping-interval",
+        "SECONDS",
+        number(0.05, 3600),
+        2.0,
+        "How often both ends of a link ask whether the other is there.",
+        _LIMITS,
+    )
+    ping_timeout_s: float = _option(
+        "--ping-timeout",
+        "SECONDS",
+        number(0.1, 3600),
+        8.0,
+        "A link silent for so long is lost, whatever TCP thinks.",
+        _LIMITS,
+    )
+    call_window_bytes: int = _option(
+        "--call-window",
+        "BYTES",
+        size(4 * KIB, 64 * MIB),
+        256 * KIB,
+        "What may be under way to one slow client, per call: some minutes of text.",
+        _LIMITS,
+    )
+    max_calls: int = _option(
+        "--max-calls",
+        "N",
+        count(1, 65536),
+        1024,
+        "Calls at once on a runner; further ones wait in the queue.",
+        _LIMITS,
+    )
+    queue_length: int = _option(
+        "--queue",
+        "N",
+        count(0, 1_000_000),
+        1024,
+        "Calls that may wait for a free place; further ones get 503.",
+        _LIMITS,
+    )
+    queue_timeout_s: float = _option(
+        "--queue-timeout",
+        "SECONDS",
+        number(0, 3600),
+        30.0,
+        "Longest wait in the queue: about as long as a person waits.",
+        _LIMITS,
+    )
+    max_connections: int = _option(
+        "--max-connections",
+        "N",
+        count(1, 1_000_000),
+        10_000,
+        "Client connections at once.",
+        _LIMITS,
+    )
+    max_head_bytes: int = _option(
+        "--max-head",
+        "BYTES",
+        size(1 * KIB, 1 * MIB),
+        32 * KIB,
+        "Request line and headers together: cookies and long URLs fit.",
+        _LIMITS,
+    )
+    max_headers: int = _option(
+        "--max-headers",
+        "N",
+        count(1, 10_000),
+        100,
+        "Header lines in a request.",
+        _LIMITS,
+    )
+    max_body_bytes: int = _option(
+        "--max-body",
+        "BYTES",
+        size(1, 1024 * MIB),
+        8 * MIB,
+        "A request's body: the longest context that models take, with room.",
+        _LIMITS,
+    )
+    head_timeout_s: float = _option(
+        "--head-timeout",
+        "SECONDS",
+        number(0.05, 3600),
+        10.0,
+        "A request's head must be whole so long after its first byte.",
+        _LIMITS,
+    )
+    body_timeout_s: float = _option(
+        "--body-timeout",
+        "SECONDS",
+        number(0.05, 3600),
+        30.0,
+        "A body must be whole after this and one second for each KiB of it.",
+        _LIMITS,
+    )
+    keep_alive_s: float = _option(
+        "--keep-alive",
+        "SECONDS",
+        number(0.05, 86400),
+        75.0,
+        "How long an idle connection is kept, as nginx does.",
+        _LIMITS,
+    )
+    drain_s: float = _option(
+        "--drain",
+        "SECONDS",
+        number(0, 86400),
+        30.0,
+        "How long running answers may go on after SIGTERM or Ctrl-C.",
+        _LIMITS,
+    )
+
+    log_level: str = _option(
+        "--log-level",
+        "LEVEL",
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        "The least level that is logged: debug, info, warning or error.",
+        _LOG,
+    )
+    log_format: str = _option(
+        "--log-format",
+        "FORMAT",
+        one_of("text", "json"),
+        "text",
+        "text for people, json (an object a line) for collectors.",
+        _LOG,
+    )
+
+    def __post_init__(self) -> None:
+        if self.ping_timeout_s <= self.ping_interval_s:
+            raise UnusableConfig("--ping-timeout must be longer than --ping-interval.")
+
+
+def options() -> list[tuple[dataclasses.Field[Any], Option]]:
+    """Config's fields with their options, in the order of declaration."""
+    return [(f, f.metadata["option"]) for f in dataclasses.fields(Config)]
