@@ -1,0 +1,118 @@
+"""An upstream's event stream -> the answer's text, and how it ended.
+
+Sans-IO and without openai; `jiter` is the JSON parser that openai brings. Knows the events of chat
+completions (OpenAI reference, "The chat completion chunk object") and nothing of connections.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jiter
+
+from .sse import EventDecoder, EventTooLong
+
+MAX_EVENT_BYTES = 1024 * 1024
+
+
+class NotAnEventStream(Exception):
+    """An event's data is not what the API documents."""
+
+
+class ErrorEvent(Exception):
+    """Upstream sent an error in its stream."""
+
+
+class DeltaDecoder:
+    """Bytes of an event stream in, UTF-8 text out.
+
+    Attributes:
+        begun: some text has come out.
+        done: [DONE] has come.
+        finish_reason: upstream's, once it has said it.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.done = False
+        self.finish_reason: str | None = None
+        self._events = EventDecoder(MAX_EVENT_BYTES)
+        self._high_surrogate = ""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The text of all deltas that `chunk` completes; often empty.
+
+        Raises:
+            NotAnEventStream: an event that the API does not document, or one without an end.
+            ErrorEvent: upstream reports an error. Text that stood before it in the same chunk is
+                lost with the answer, which is broken anyway.
+        """
+        try:
+            events = self._events.feed(chunk)
+        except EventTooLong:
+            raise NotAnEventStream(f"an event of more than {MAX_EVENT_BYTES} bytes") from None
+        text = ""
+        for data in events:
+            if data[:6] == b"[DONE]":
+                self.done = True
+                break
+            text += self._delta(data)
+        if text:
+            self.begun = True
+            if text.isascii() and not self._high_surrogate:
+                return text.encode()
+        return self._encode(text, last=self.done)
+
+    def finish(self) -> bytes:
+        """The stream has ended: what its last line held, should that have lacked its end."""
+        return self.feed(b"\n") + self._encode("", last=True)
+
+    def _delta(self, data: bytes) -> str:
+        try:
+            event = _parse(data)
+        except ValueError:
+            raise NotAnEventStream("an event that is not JSON") from None
+        if not isinstance(event, dict):
+            raise NotAnEventStream("an event that is not a JSON object")
+        error = event.get("error")
+        if error:
+            message = error.get("message") if isinstance(error, dict) else error
+            raise ErrorEvent(message if isinstance(message, str) else "an error without a message")
+        choices = event.get("choices")
+        # Usage and other events besides the text have no choices.
+        if not choices:
+            return ""
+        try:
+            choice = choices[0]
+            delta = choice.get("delta") or {}
+            reason = choice.get("finish_reason")
+            text = delta.get("content") or delta.get("refusal") or ""
+        except (AttributeError, TypeError, KeyError):
+            raise NotAnEventStream("an event that is no chat completion") from None
+        if reason is not None:
+            self.finish_reason = str(reason)[:64]
+        if not isinstance(text, str):
+            raise NotAnEventStream("a delta that is not text")
+        return text
+
+    def _encode(self, text: str, *, last: bool = False) -> bytes:
+        """UTF-8; a surrogate pair that upstream split over two deltas becomes its character."""
+        text = self._high_surrogate + text
+        self._high_surrogate = ""
+        if text and not last and "\ud800" <= text[-1] <= "\udbff":
+            self._high_surrogate = text[-1]
+            text = text[:-1]
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            # UTF-16 joins pairs; what is left alone becomes U+FFFD.
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return jiter.from_json(data)
+    except ValueError:
+        # jiter refuses lone surrogates, which some servers send as halves of a pair.
+        return json.loads(data)

@@ -1,0 +1,111 @@
+"""What went wrong at upstream, in words that a client may read.
+
+Texts are one line, bounded and without the key, whatever upstream put into its own. Knows statuses,
+bodies and headers, but not openai: upstream.py takes those out of the SDK's exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+from . import log
+from .protocol import Failure
+
+MAX_TEXT_CHARS = 600
+
+_CODE_OF_STATUS = {
+    # The client cannot mend these, and what upstream says about them may describe the key.
+    401: "upstream_auth",
+    402: "upstream_auth",
+    403: "upstream_auth",
+    404: "upstream_not_found",
+    408: "upstream_timeout",
+    422: "upstream_unprocessable",
+    429: "upstream_rate_limited",
+}
+
+INCOMPLETE = Failure(
+    "upstream_incomplete",
+    "The upstream ended its stream before the answer was whole (no finish_reason, no [DONE]).",
+)
+
+
+class UpstreamFailure(Exception):
+    """The call has no whole answer.
+
+    Attributes:
+        failure: why, for the wire.
+        repeatable: asking again may help, and the SDK has not done so already.
+    """
+
+    def __init__(self, failure: Failure, *, repeatable: bool = False) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.repeatable = repeatable
+
+
+def one_line(text: str) -> str:
+    """`text` bounded, on one line, without the key."""
+    line = " ".join(log.concealed(text).split())
+    return line if len(line) <= MAX_TEXT_CHARS else line[: MAX_TEXT_CHARS - 1] + "…"
+
+
+def broken(how: str) -> UpstreamFailure:
+    """Upstream answered with something that is not an answer, or broke it off."""
+    text = one_line(f"The upstream answered {how}.")
+    return UpstreamFailure(Failure("upstream_broken", text), repeatable=True)
+
+
+def error_event(message: str) -> UpstreamFailure:
+    """Upstream reported an error inside its stream."""
+    text = one_line(f"The upstream reported: {message}")
+    return UpstreamFailure(Failure("upstream_error_event", text))
+
+
+def unreachable(base_url: str, how: str) -> UpstreamFailure:
+    """No connection to upstream, after the SDK's retries."""
+    text = f"The upstream {base_url} {how}. Check --base-url, as seen from the host."
+    return UpstreamFailure(Failure("upstream_unavailable", one_line(text)))
+
+
+def refused(status: int, body: object, headers: Mapping[str, str]) -> UpstreamFailure:
+    """Upstream answered with a status of 400 or more, after the SDK's retries."""
+    code = _CODE_OF_STATUS.get(status)
+    if code == "upstream_auth":
+        text = (
+            f"The upstream refuses this relay's key (status {status});"
+            " its operator has to look into it."
+        )
+        return UpstreamFailure(Failure(code, text))
+    if code is None:
+        code = "upstream_bad_request" if 400 <= status < 500 else "upstream_unavailable"
+    message = body.get("message") if isinstance(body, dict) else None
+    said = f": {message}" if isinstance(message, str) and message else "."
+    wait_s = retry_after_s(headers) if status == 429 else None
+    text = one_line(f"The upstream answered {status}{said}")
+    return UpstreamFailure(Failure(code, text, wait_s))
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Retry-After in seconds (RFC 9110, section 10.2.3); OpenAI's retry-after-ms comes first."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        if value.isascii() and value.replace(".", "", 1).isdigit() and len(value) < 12:
+            return float(value) * unit_s
+    try:
+        at = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=timezone.utc)
+    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
+
+
+def root_cause(error: BaseException) -> str:
+    """What first went wrong, in the words of whoever saw it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        error, cause = cause, cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__

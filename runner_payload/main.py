@@ -1,0 +1,287 @@
+"""The runner: frames from the front-end become calls, what upstream says becomes frames.
+
+Everything here ends when stdin ends, when the front-end has been silent for the lease, or when it
+sent GOAWAY and the last call is over. Knows no SSH and no openai: the first is stdio's business,
+the second upstream's, which is imported only after HELLO has gone out, for it takes most of a
+second.
+
+In the flow: stdio -> here -> upstream, and back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+from . import log, stdio
+from .hardening import forbid_core_dumps
+from .protocol import (
+    MARKER,
+    PROTOCOL_VERSION,
+    Call,
+    End,
+    Failure,
+    Frame,
+    FrameDecoder,
+    FrameType,
+    GoAway,
+    Hello,
+    Message,
+    Ready,
+    RemoteProtocolError,
+    Start,
+    decode_credit,
+    encode_credit,
+    encode_frame,
+)
+from .running import RunningCall
+
+if TYPE_CHECKING:
+    from .upstream import Upstream
+
+logger = logging.getLogger("runner")
+
+# More than the front-end ever has under way; a front-end that opens more has lost count.
+MAX_CALLS = 65536
+# The front-end has to send START within this of our HELLO, or it is not there any more.
+START_TIMEOUT_S = 30.0
+# For closing upstream connections after the front-end has gone.
+END_TIMEOUT_S = 2.0
+
+
+def main(digest: str) -> None:
+    """Runs until the front-end is done with this runner; the process's exit status is 0 then."""
+    forbid_core_dumps()
+    descriptors = stdio.claim()
+    log.configure()
+    # Ctrl-C on a terminal that we share with the front-end is meant for the front-end, which ends
+    # us when its answers are through.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.exit(asyncio.run(Runner(_hello(digest)).run(descriptors)))
+
+
+def _hello(digest: str) -> Hello:
+    return Hello(
+        protocol=PROTOCOL_VERSION,
+        digest=digest,
+        python=platform.python_version(),
+        executable=sys.executable,
+        openai=_version("openai"),
+        aiohttp=_version("aiohttp"),
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        max_calls=MAX_CALLS,
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+class Runner:
+    """One link's other end."""
+
+    def __init__(self, hello: Hello) -> None:
+        self._hello = hello
+        self._decoder = FrameDecoder()
+        self._calls: dict[int, RunningCall] = {}
+        self._draining = False
+        self._over = asyncio.Event()
+        self._exit_status = 0
+        self._handlers = {
+            FrameType.START: self._on_start,
+            FrameType.PING: self._on_ping,
+            FrameType.PONG: self._on_pong,
+            FrameType.GOAWAY: self._on_goaway,
+            FrameType.CALL: self._on_call,
+            FrameType.DATA: self._on_data,
+            FrameType.END: self._on_end,
+            FrameType.CANCEL: self._on_cancel,
+            FrameType.CREDIT: self._on_credit,
+        }
+
+    async def run(self, descriptors: tuple[int, int]) -> int:
+        """Serves the link until it is over; the process's exit status."""
+        self._loop = asyncio.get_running_loop()
+        self._stdio = stdio.Stdio(descriptors, self._feed, self._over.set)
+        self._heard_at = self._loop.time()
+        self._lease_s = START_TIMEOUT_S
+        self._lease = self._loop.call_later(self._lease_s, self._check_lease)
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._upstream: Upstream | None = None
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        self._stdio.write(MARKER)
+        self._send_message(FrameType.HELLO, self._hello)
+        await self._over.wait()
+        await self._end()
+        return self._exit_status
+
+    async def _end(self) -> None:
+        self._lease.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        tasks = [call.task for call in self._calls.values() if call.task is not None]
+        if self._starting is not None:
+            tasks.append(self._starting)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_TIMEOUT_S)
+        if self._upstream is not None:
+            await self._upstream.close()
+        self._stdio.close()
+
+    # --- The link -------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
+        try:
+            for frame in self._decoder.feed(data):
+                handler = self._handlers.get(FrameType(frame.type))
+                if handler is None:
+                    raise RemoteProtocolError(f"{FrameType(frame.type).name} to a runner")
+                handler(frame)
+        except RemoteProtocolError as error:
+            logger.error("the front-end broke the protocol: %s", error)
+            self._exit_status = 1
+            self._over.set()
+
+    def _send_message(self, frame_type: FrameType, message: Message, call_id: int = 0) -> None:
+        self._stdio.write(encode_frame(frame_type, call_id, message.encode()))
+
+    def _on_start(self, frame: Frame) -> None:
+        if self._starting is not None:
+            raise RemoteProtocolError("a second START")
+        start = Start.decode(frame.payload)
+        log.conceal(start.api_key)
+        self._start_settings = start
+        self._lease_s = start.ping_timeout_s
+        self._check_lease()
+        self._beat()
+        self._starting = self._loop.create_task(self._import_upstream(start))
+
+    async def _import_upstream(self, start: Start) -> None:
+        begun_at = self._loop.time()
+        try:
+            # In a thread: on a slow disk this takes long enough to miss PINGs.
+            upstream = await self._loop.run_in_executor(
+                None, import_module, "runner_payload.upstream"
+            )
+            self._upstream = upstream.Upstream(start, MAX_CALLS)
+        except Exception as error:  # whatever it is, the front-end has to hear of it
+            logger.exception("openai cannot be used")
+            reason = log.concealed(f"openai cannot be used: {type(error).__name__}: {error}")
+            self._send_message(FrameType.GOAWAY, GoAway(reason[:1000]))
+            return
+        self._send_message(FrameType.READY, Ready(self._loop.time() - begun_at))
+
+    def _on_ping(self, frame: Frame) -> None:
+        self._stdio.write(encode_frame(FrameType.PONG, 0, frame.payload))
+
+    def _on_pong(self, frame: Frame) -> None:
+        """Having been heard is all that a PONG is for."""
+
+    def _on_goaway(self, frame: Frame) -> None:
+        GoAway.decode(frame.payload)
+        self._drain()
+
+    def _on_sigterm(self) -> None:
+        self._send_message(FrameType.GOAWAY, GoAway("the runner was asked to end (SIGTERM)"))
+        self._drain()
+
+    def _drain(self) -> None:
+        self._draining = True
+        if not self._calls:
+            self._over.set()
+
+    def _beat(self) -> None:
+        self._stdio.write(encode_frame(FrameType.PING, 0, bytes(8)))
+        self._heartbeat = self._loop.call_later(self._start_settings.ping_interval_s, self._beat)
+        # Should this loop hang, the kernel ends the process instead: none outlives its front-end.
+        signal.setitimer(signal.ITIMER_REAL, self._lease_s)
+
+    def _check_lease(self) -> None:
+        self._lease.cancel()
+        due = self._heard_at + self._lease_s
+        if self._loop.time() >= due:
+            logger.warning("nothing from the front-end for %g s: ending", self._lease_s)
+            self._over.set()
+        else:
+            self._lease = self._loop.call_at(due, self._check_lease)
+
+    # --- Calls ----------------------------------------------------------------------------------
+
+    def _on_call(self, frame: Frame) -> None:
+        call_id = frame.call_id
+        if call_id in self._calls:
+            raise RemoteProtocolError(f"call {call_id} is under way already")
+        if self._upstream is None:
+            raise RemoteProtocolError("CALL before READY")
+        call = Call.decode(frame.payload)
+        if self._draining or len(self._calls) >= MAX_CALLS:
+            self._send_message(
+                FrameType.ERROR,
+                Failure("runner_lost", "The runner takes no more calls; try again."),
+                call_id,
+            )
+            return
+        self._calls[call_id] = RunningCall(call_id, call, self._stdio, self._start_settings)
+
+    def _on_data(self, frame: Frame) -> None:
+        running = self._calls.get(frame.call_id)
+        # A call that has just ended here may still get frames that were under way.
+        if running is not None and running.receive(frame.payload):
+            self._stdio.write(encode_credit(frame.call_id, running.inbound.take_credit()))
+
+    def _on_end(self, frame: Frame) -> None:
+        running = self._calls.get(frame.call_id)
+        if running is None:
+            return
+        if running.task is not None:
+            raise RemoteProtocolError("a second END")
+        assert self._upstream is not None
+        running.task = self._loop.create_task(running.run(self._upstream))
+        running.task.add_done_callback(lambda task: self._on_done(running, task))
+
+    def _on_cancel(self, frame: Frame) -> None:
+        running = self._calls.get(frame.call_id)
+        if running is None:
+            return
+        if running.task is not None:
+            running.task.cancel()
+        else:
+            self._confirm_cancel(running)
+
+    def _on_done(self, running: RunningCall, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._confirm_cancel(running)
+        else:
+            self._forget(running)
+
+    def _confirm_cancel(self, running: RunningCall) -> None:
+        """The call is over and its upstream connection closed: its place is free."""
+        self._send_message(FrameType.END, End(), running.call_id)
+        self._forget(running)
+
+    def _on_credit(self, frame: Frame) -> None:
+        amount = decode_credit(frame.payload)
+        running = self._calls.get(frame.call_id)
+        if running is not None:
+            running.grant(amount)
+
+    def _forget(self, running: RunningCall) -> None:
+        del self._calls[running.call_id]
+        if self._draining and not self._calls:
+            self._over.set()

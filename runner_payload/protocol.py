@@ -1,0 +1,368 @@
+"""The frame protocol between front-end and runner: codec, messages, limits, credit.
+
+Shared by both sides and sans-IO: bytes in, frames out; no clock, socket, logger or `async`.
+Whatever the peer sends parses or raises RemoteProtocolError and nothing else, and no more than one
+frame's limit is ever held.
+
+A frame is a header of nine bytes (type, call id, payload length; big-endian) and a payload. Call
+id 0 is the link itself. DATA payloads are raw bytes, CREDIT is a 32-bit number, PING and PONG are
+eight bytes that come back as they went, CANCEL is empty; every other payload is a JSON object,
+described by one of the message classes below.
+
+    front-end                                    runner
+        |  <- marker, HELLO (version, digest, limits)  |     the link
+        |     START (the key, once) ->                 |
+        |  <- READY                                    |
+        |     CALL, DATA*, END ->                      |     a call: the prompt goes up,
+        |  <- DATA*, END or ERROR                      |     deltas come down,
+        |     CANCEL ->                                |     any time before the end
+        |  <- CREDIT, PING, PONG, GOAWAY ->            |     both ways
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import MISSING, asdict, dataclass, fields
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeVar
+
+PROTOCOL_VERSION = 1
+
+# The runner's first bytes on stdout. Whatever a login prints before them is skipped; a NUL keeps
+# them out of any text, and they stand in no command line that a wrapper could echo.
+MARKER = b"\0llmrelay\0runner\0"
+# A login that prints more than this before the marker is no login that we understand.
+MAX_NOISE_BYTES = 256 * 1024
+
+HEADER = struct.Struct(">BII")
+HEADER_BYTES = HEADER.size
+_CREDIT = struct.Struct(">I")
+
+# Piece size for DATA: small enough that no call holds up the channel for the others, large enough
+# that asyncssh and sshd move it in one packet.
+DATA_BYTES = 32 * 1024
+MAX_CREDIT = 2**31 - 1
+MAX_CALL_ID = 2**32 - 1
+
+
+class RemoteProtocolError(Exception):
+    """The peer sent what the protocol does not allow. The link cannot be used any more."""
+
+
+class FrameType(IntEnum):
+    """What a frame is. The numbers are the wire's."""
+
+    HELLO = 1
+    START = 2
+    READY = 3
+    PING = 4
+    PONG = 5
+    GOAWAY = 6
+    CALL = 16
+    DATA = 17
+    END = 18
+    ERROR = 19
+    CANCEL = 20
+    CREDIT = 21
+
+
+LINK_FRAMES = frozenset(t for t in FrameType if t < FrameType.CALL)
+
+# The longest payload of each type, in bytes. CALL holds a system prompt that came in a URL, START
+# a key and a URL; a peer that announces more is refused before a byte of it is kept.
+MAX_PAYLOAD_BYTES: dict[int, int] = {
+    FrameType.HELLO: 16 * 1024,
+    FrameType.START: 64 * 1024,
+    FrameType.READY: 1024,
+    FrameType.PING: 8,
+    FrameType.PONG: 8,
+    FrameType.GOAWAY: 4 * 1024,
+    FrameType.CALL: 1024 * 1024,
+    FrameType.DATA: 64 * 1024,
+    FrameType.END: 16 * 1024,
+    FrameType.ERROR: 16 * 1024,
+    FrameType.CANCEL: 0,
+    FrameType.CREDIT: 4,
+}
+
+
+class Frame(NamedTuple):
+    """One unit on the channel."""
+
+    type: int
+    call_id: int
+    payload: bytes
+
+
+def encode_frame(frame_type: int, call_id: int, payload: bytes = b"") -> bytes:
+    """A frame's bytes. The caller keeps to MAX_PAYLOAD_BYTES; the peer checks."""
+    return HEADER.pack(frame_type, call_id, len(payload)) + payload
+
+
+class FrameDecoder:
+    """Bytes in any split -> frames.
+
+    `pending_bytes` is what is held back: always less than one frame with its header.
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._needed = HEADER_BYTES
+
+    @property
+    def pending_bytes(self) -> int:
+        return len(self._rest)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """All frames that `data` completes.
+
+        Raises:
+            RemoteProtocolError: an unknown type, a length over the type's limit, or a call id where
+                none belongs. The decoder is of no use afterwards.
+        """
+        rest = self._rest
+        if rest:
+            rest += data
+            if len(rest) < self._needed:
+                return []
+            data = bytes(rest)
+            rest.clear()
+        frames = []
+        at, end = 0, len(data)
+        self._needed = HEADER_BYTES
+        while end - at >= HEADER_BYTES:
+            frame_type, call_id, length = HEADER.unpack_from(data, at)
+            limit = MAX_PAYLOAD_BYTES.get(frame_type)
+            if limit is None:
+                raise RemoteProtocolError(f"frame of unknown type {frame_type}")
+            if length > limit:
+                raise RemoteProtocolError(
+                    f"{FrameType(frame_type).name} of {length} bytes; the limit is {limit}"
+                )
+            if (call_id == 0) != (frame_type in LINK_FRAMES):
+                raise RemoteProtocolError(f"{FrameType(frame_type).name} with call id {call_id}")
+            start = at + HEADER_BYTES
+            if end - start < length:
+                self._needed = HEADER_BYTES + length
+                break
+            at = start + length
+            frames.append(Frame(frame_type, call_id, data[start:at]))
+        rest += data[at:]
+        return frames
+
+
+# --- Messages: the JSON payloads ----------------------------------------------------------------
+
+
+def _load(payload: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"a control payload is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RemoteProtocolError("a control payload is not a JSON object")
+    return value
+
+
+M = TypeVar("M", bound="Message")
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (int, float),
+    "str | None": (str, type(None)),
+    "float | None": (int, float, type(None)),
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A JSON payload. Fields that are not known are skipped, so a newer peer may say more."""
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode(
+            # A lone surrogate cannot stand in UTF-8; one in a prompt's parameter is replaced.
+            "utf-8",
+            "replace",
+        )
+
+    @classmethod
+    def decode(cls: type[M], payload: bytes) -> M:
+        """The message in `payload`, every field of its declared type.
+
+        Raises:
+            RemoteProtocolError: not JSON, a field missing, or one of another type.
+        """
+        value = _load(payload)
+        known = {}
+        for field in fields(cls):
+            if field.name not in value:
+                if field.default is MISSING:
+                    raise RemoteProtocolError(f"{cls.__name__} without {field.name}")
+                continue
+            item = value[field.name]
+            kinds = _KINDS[str(field.type)]
+            # A bool is an int to Python, but not on the wire.
+            if not isinstance(item, kinds) or (isinstance(item, bool) and bool not in kinds):
+                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is not {field.type}")
+            known[field.name] = item
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Hello(Message):
+    """What the runner is. Sent before `openai` is imported, so its version is the metadata's."""
+
+    protocol: int
+    digest: str
+    python: str
+    executable: str
+    openai: str | None
+    aiohttp: str | None
+    pid: int
+    host: str
+    max_calls: int
+
+
+@dataclass(frozen=True)
+class Start(Message):
+    """The key, once per link, and what holds for all calls."""
+
+    api_key: str
+    base_url: str
+    max_body_bytes: int
+    window_bytes: int
+    timeout_s: float
+    delta_timeout_s: float
+    ping_interval_s: float
+    ping_timeout_s: float
+
+    def __repr__(self) -> str:
+        return f"Start(api_key='***', base_url={self.base_url!r})"
+
+
+@dataclass(frozen=True)
+class Ready(Message):
+    """`openai` is imported and calls are taken."""
+
+    import_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class GoAway(Message):
+    """The sender takes (runner) or sends (front-end) no new calls; those under way go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Call(Message):
+    """A chat completion. The prompt follows as DATA, up to an END."""
+
+    model: str
+    system: str = ""
+    max_tokens: int = 1024
+    temperature: float | None = None
+    top_p: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Call(model={self.model!r})"
+
+
+@dataclass(frozen=True)
+class End(Message):
+    """Nothing more comes. From the runner: upstream's answer is whole."""
+
+    finish_reason: str | None = None
+    retries: int = 0
+
+
+@dataclass(frozen=True)
+class Failure(Message):
+    """The payload of ERROR: the call ended without a whole answer.
+
+    Attributes:
+        code: the `code` of one of the front-end's errors.
+        message: one sentence for the client; holds no key.
+        retry_after_s: upstream's Retry-After in seconds.
+    """
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+# --- Credit -------------------------------------------------------------------------------------
+
+
+def encode_credit(call_id: int, amount: int) -> bytes:
+    """A CREDIT frame that hands `amount` bytes back."""
+    return encode_frame(FrameType.CREDIT, call_id, _CREDIT.pack(amount))
+
+
+def decode_credit(payload: bytes) -> int:
+    """The amount in a CREDIT frame, in bytes.
+
+    Raises:
+        RemoteProtocolError: not four bytes, or no credit at all.
+    """
+    if len(payload) != _CREDIT.size:
+        raise RemoteProtocolError(f"CREDIT of {len(payload)} bytes")
+    amount: int = _CREDIT.unpack(payload)[0]
+    if amount == 0:
+        raise RemoteProtocolError("CREDIT of nothing")
+    return amount
+
+
+class SendWindow:
+    """What may still be sent on a call, in bytes."""
+
+    __slots__ = ("available",)
+
+    def __init__(self, window_bytes: int) -> None:
+        self.available = window_bytes
+
+    def spend(self, amount: int) -> None:
+        self.available -= amount
+
+    def grant(self, amount: int) -> None:
+        """Credit came back.
+
+        Raises:
+            RemoteProtocolError: more than any receiver can mean.
+        """
+        if self.available + amount > MAX_CREDIT:
+            raise RemoteProtocolError("more credit than a window can hold")
+        self.available += amount
+
+
+class ReceiveWindow:
+    """What the peer may still send on a call, and when to hand credit back."""
+
+    __slots__ = ("_available", "_owed", "_threshold")
+
+    def __init__(self, window_bytes: int) -> None:
+        self._available = window_bytes
+        self._owed = 0
+        # Half a window: the sender never runs dry, and CREDIT frames stay rare.
+        self._threshold = max(1, window_bytes // 2)
+
+    def receive(self, amount: int) -> bool:
+        """Counts what came; true when it is time to hand credit back.
+
+        Raises:
+            RemoteProtocolError: the peer sent more than its credit.
+        """
+        if amount > self._available:
+            raise RemoteProtocolError("more bytes than the call's credit")
+        self._available -= amount
+        self._owed += amount
+        return self._owed >= self._threshold
+
+    def take_credit(self) -> int:
+        """What to hand back now that the bytes have gone on; the peer may send as much again."""
+        owed, self._owed = self._owed, 0
+        self._available += owed
+        return owed

@@ -1,0 +1,185 @@
+"""One call on the runner: its prompt, its credit both ways, its time limits, its task.
+
+Knows frames and limits, but not how upstream is reached. In the flow: main -> here -> upstream, and
+back through emit(), which is where a slow client holds up its own call and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from .failures import UpstreamFailure
+from .protocol import (
+    DATA_BYTES,
+    Call,
+    End,
+    Failure,
+    FrameType,
+    ReceiveWindow,
+    RemoteProtocolError,
+    SendWindow,
+    Start,
+    encode_frame,
+)
+from .stdio import Stdio
+
+if TYPE_CHECKING:
+    # Not at run time: upstream imports openai, which this module must not wait for.
+    from .upstream import Upstream
+
+logger = logging.getLogger("runner")
+
+
+class RunningCall:
+    """A call from its CALL frame to its END or ERROR."""
+
+    def __init__(self, call_id: int, call: Call, stdio: Stdio, start: Start) -> None:
+        self.call_id = call_id
+        self.inbound = ReceiveWindow(start.window_bytes)
+        self.task: asyncio.Task[None] | None = None
+        self._call = call
+        self._stdio = stdio
+        self._start = start
+        self._prompt = bytearray()
+        self._window = SendWindow(start.window_bytes)
+        self._granted = asyncio.Event()
+        self._silence: Silence | None = None
+
+    def receive(self, piece: bytes) -> bool:
+        """A piece of the prompt; true when credit is to be handed back.
+
+        Raises:
+            RemoteProtocolError: more than the limits that the front-end has named itself.
+        """
+        if self.task is not None:
+            raise RemoteProtocolError("DATA after END")
+        if len(self._prompt) + len(piece) > self._start.max_body_bytes:
+            raise RemoteProtocolError("a prompt over the limit")
+        self._prompt += piece
+        return self.inbound.receive(len(piece))
+
+    def grant(self, amount: int) -> None:
+        """The client has taken `amount` bytes."""
+        self._window.grant(amount)
+        self._granted.set()
+
+    async def run(self, upstream: Upstream) -> None:
+        """The call, up to the frame that ends it.
+
+        Raises:
+            asyncio.CancelledError: a CANCEL; whoever owns the task sends the frame then, for a task
+                that is cancelled before its first step never comes here.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._silence = Silence(task, self._start.timeout_s, self._start.delta_timeout_s)
+        try:
+            end = await self._answer(upstream)
+        except asyncio.CancelledError:
+            if not self._silence.expired:
+                raise
+            self._send(FrameType.ERROR, self._silence.failure())
+        except Exception:
+            logger.exception("call %d failed", self.call_id)
+            self._send(
+                FrameType.ERROR, Failure("runner_failed", "The runner hit a bug; see its log.")
+            )
+        else:
+            self._send(FrameType.END if isinstance(end, End) else FrameType.ERROR, end)
+        finally:
+            self._silence.stop()
+
+    async def _answer(self, upstream: Upstream) -> End | Failure:
+        try:
+            prompt = self._prompt.decode()
+        except UnicodeDecodeError:
+            return Failure("bad_request", "The prompt is not UTF-8.")
+        self._prompt.clear()
+        try:
+            return await upstream.stream(self._call, prompt, self.emit)
+        except UpstreamFailure as error:
+            return error.failure
+
+    async def emit(self, text: bytes) -> None:
+        """Sends a piece of the answer; waits while the call has no credit or the channel is full.
+
+        Called for every read from upstream, with nothing when it brought no text: that upstream is
+        there is worth knowing too.
+        """
+        assert self._silence is not None
+        self._silence.broken()
+        window = self._window
+        if len(text) <= min(window.available, DATA_BYTES) and not self._stdio.congested:
+            if text:
+                window.spend(len(text))
+                self._stdio.write(encode_frame(FrameType.DATA, self.call_id, text))
+            return
+        self._silence.pause()
+        while text:
+            while not window.available:
+                self._granted.clear()
+                await self._granted.wait()
+            if self._stdio.congested:
+                await self._stdio.writable()
+            piece = text[: min(window.available, DATA_BYTES)]
+            text = text[len(piece) :]
+            window.spend(len(piece))
+            self._stdio.write(encode_frame(FrameType.DATA, self.call_id, piece))
+        self._silence.broken()
+
+    def _send(self, frame_type: FrameType, message: End | Failure) -> None:
+        self._stdio.write(encode_frame(frame_type, self.call_id, message.encode()))
+
+
+class Silence:
+    """Cancels a call's task when upstream says nothing for too long.
+
+    One timer per call and limit, not per delta: a delta only notes the time, and the timer, when it
+    fires, looks at the note and goes on from there.
+    """
+
+    def __init__(self, task: asyncio.Task[None], first_s: float, between_s: float) -> None:
+        self.expired = False
+        self._task = task
+        self._loop = task.get_loop()
+        self._limit_s = first_s
+        self._between_s = between_s
+        self._begun = False
+        self._paused = False
+        self._since = self._loop.time()
+        self._timer = self._loop.call_later(first_s, self._check)
+
+    def broken(self) -> None:
+        """Upstream has said something."""
+        self._since = self._loop.time()
+        self._paused = False
+        if not self._begun:
+            self._begun = True
+            self._limit_s = self._between_s
+            self._timer.cancel()
+            self._check()
+
+    def pause(self) -> None:
+        """It is the client who is awaited, not upstream."""
+        self._paused = True
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def failure(self) -> Failure:
+        """What happened, once expired."""
+        when = "between two deltas" if self._begun else "before its first byte"
+        return Failure(
+            "upstream_timeout", f"The upstream was silent for {self._limit_s:g} s {when}."
+        )
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        due = now + self._limit_s if self._paused else self._since + self._limit_s
+        if now >= due:
+            self.expired = True
+            self._task.cancel()
+        else:
+            self._timer = self._loop.call_at(due, self._check)

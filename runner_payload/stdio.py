@@ -1,0 +1,136 @@
+"""stdin and stdout, taken away from everybody else and turned into a frame channel.
+
+claim() runs before any third-party import: from then on a stray print goes to /dev/null and cannot
+corrupt a frame. Stdio moves bytes between the claimed descriptors and the event loop; it knows
+no frames and no calls. All that is written in one loop turn leaves in one write, so a busy
+runner fills SSH packets instead of sending one delta each.
+
+asyncio's own pipe transports are not used: sshd may give us one socket for both directions, and
+connect_write_pipe takes a readable socket for one that its peer has closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+_READ_BYTES = 256 * 1024
+# Above this much unsent output calls stop reading upstream until it has gone.
+HIGH_WATER_BYTES = 1024 * 1024
+
+
+def claim() -> tuple[int, int]:
+    """New descriptors for the old stdin and stdout; the old numbers lead to /dev/null."""
+    claimed = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    return claimed
+
+
+class Stdio:
+    """Both directions of the channel, non-blocking.
+
+    Args:
+        descriptors: what claim() returned.
+        on_data: called with what was read.
+        on_lost: called once, when stdin ended or stdout broke: the front-end is gone.
+    """
+
+    def __init__(
+        self,
+        descriptors: tuple[int, int],
+        on_data: Callable[[bytes], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._in, self._out = descriptors
+        self._on_data = on_data
+        self._on_lost = on_lost
+        self._lost = False
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self._flush_scheduled = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        os.set_blocking(self._in, False)
+        os.set_blocking(self._out, False)
+        self._loop.add_reader(self._in, self._read)
+
+    @property
+    def congested(self) -> bool:
+        """More is unsent than the channel should hold; wait for writable()."""
+        return self._unsent_bytes > HIGH_WATER_BYTES
+
+    async def writable(self) -> None:
+        """Returns when the backlog has gone."""
+        self._writable.clear()
+        await self._writable.wait()
+
+    def write(self, data: bytes) -> None:
+        """Queues `data` for the one write at the end of this loop turn."""
+        self._unsent.append(data)
+        self._unsent_bytes += len(data)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Sends what can be sent at once and lets the descriptors go."""
+        if not self._lost:
+            self._flush()
+        self._lose()
+        # Whoever shares the open file (a wrapper of the login) expects it as it was.
+        os.set_blocking(self._out, True)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._in, _READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._on_data(data)
+        else:
+            self._lose()
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._lost:
+            return
+        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
+        try:
+            sent = os.write(self._out, data) if data else 0
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._lose()
+            return
+        self._unsent_bytes = len(data) - sent
+        if self._unsent_bytes:
+            self._unsent[:] = [data[sent:]]
+            # Further writes only join the backlog: the descriptor says when it takes more.
+            self._flush_scheduled = True
+            self._loop.add_writer(self._out, self._resume)
+        else:
+            self._unsent.clear()
+        if not self.congested:
+            self._writable.set()
+
+    def _resume(self) -> None:
+        self._loop.remove_writer(self._out)
+        self._flush()
+
+    def _lose(self) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self._loop.remove_reader(self._in)
+        self._loop.remove_writer(self._out)
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self._writable.set()
+        self._on_lost()

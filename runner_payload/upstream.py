@@ -1,0 +1,180 @@
+"""One call to the OpenAI-compatible API. The one file that imports openai.
+
+Uses the SDK for what it is good at (auth, base_url, retries, errors, its aiohttp client) and reads
+the streaming response's bytes itself: the SDK's typed iteration costs several times as much per
+delta as its raw response with our split and jiter (`scripts/bench sdk` measures both).
+
+Knows no frames and no stdio. Whatever goes wrong leaves here as an UpstreamFailure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib import metadata
+from typing import Any
+
+import httpx2
+import openai
+
+from . import failures
+from .deltas import DeltaDecoder, ErrorEvent, NotAnEventStream
+from .failures import UpstreamFailure
+from .protocol import Call, End, Start
+
+# Two retries before the first delta, none after (the SDK's own default).
+MAX_RETRIES = 2
+RETRY_DELAY_S = 0.5
+# A client is better served by a 429 that says when to come back than by silence; shorter waits the
+# SDK sits out itself.
+MAX_RETRY_AFTER_S = 5.0
+CONNECT_TIMEOUT_S = 10.0
+# How long the end of a body may follow its [DONE], for the connection to be used again.
+DRAIN_S = 0.1
+
+Emit = Callable[[bytes], Awaitable[None]]
+
+
+class Upstream:
+    """The client for one base URL and one key.
+
+    Args:
+        max_connections: connections to upstream at once; one call needs one.
+    """
+
+    def __init__(self, start: Start, max_connections: int) -> None:
+        self._base_url = start.base_url.rstrip("/")
+        # api.openai.com has renamed the field, and its newer models refuse the old name; the
+        # servers that speak its protocol know the old one.
+        host = httpx2.URL(start.base_url).host
+        self._max_tokens = "max_completion_tokens" if host == "api.openai.com" else "max_tokens"
+        self._client = openai.AsyncOpenAI(
+            api_key=start.api_key,
+            base_url=start.base_url,
+            max_retries=MAX_RETRIES,
+            http_client=_http_client(max_connections),
+        )
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._client.close()
+
+    async def stream(self, call: Call, prompt: str, emit: Emit) -> End:
+        """Gives `emit` the answer's text in UTF-8, as each read from upstream brings it.
+
+        Raises:
+            UpstreamFailure: no answer, or one that is not whole.
+        """
+        retries = 0
+        while True:
+            deltas = DeltaDecoder()
+            try:
+                retries += await self._attempt(call, prompt, MAX_RETRIES - retries, deltas, emit)
+                return End(deltas.finish_reason, retries)
+            except UpstreamFailure as error:
+                if deltas.begun or not error.repeatable or retries >= MAX_RETRIES:
+                    raise
+            # The SDK retries up to the response's head; from there to the first delta we do.
+            await asyncio.sleep(RETRY_DELAY_S * 2**retries)
+            retries += 1
+
+    async def _attempt(
+        self, call: Call, prompt: str, max_retries: int, deltas: DeltaDecoder, emit: Emit
+    ) -> int:
+        """One answer, with the SDK's retries up to its head; returns how many those were."""
+        client = self._client
+        if max_retries != MAX_RETRIES:
+            client = client.with_options(max_retries=max_retries)
+        create = client.chat.completions.with_streaming_response.create
+        try:
+            async with create(**self._parameters(call, prompt)) as response:
+                kind = response.headers.get("content-type", "")
+                if kind.startswith(("text/html", "application/json")):
+                    raise failures.broken(f"with {kind} and not with an event stream")
+                await _copy(response.iter_bytes(), deltas, emit)
+                retries: int = response.retries_taken
+        except openai.APIStatusError as error:
+            raise failures.refused(error.status_code, error.body, error.response.headers) from error
+        except openai.APITimeoutError as error:
+            raise failures.unreachable(self._base_url, "did not answer in time") from error
+        except openai.APIConnectionError as error:
+            how = f"cannot be reached: {failures.root_cause(error)}"
+            raise failures.unreachable(self._base_url, how) from error
+        except (httpx2.HTTPError, OSError) as error:
+            how = f"and broke off ({failures.root_cause(error)})"
+            raise failures.broken(how) from error
+        except NotAnEventStream as error:
+            raise failures.broken(f"with {error}") from error
+        except ErrorEvent as error:
+            raise failures.error_event(str(error)) from error
+        if not deltas.done and deltas.finish_reason is None:
+            raise UpstreamFailure(failures.INCOMPLETE, repeatable=True)
+        return retries
+
+    def _parameters(self, call: Call, prompt: str) -> dict[str, Any]:
+        messages = [{"role": "user", "content": prompt}]
+        if call.system:
+            messages.insert(0, {"role": "system", "content": call.system})
+        parameters: dict[str, Any] = {
+            "model": call.model,
+            "messages": messages,
+            "stream": True,
+            self._max_tokens: call.max_tokens,
+            # Silence is watched by whoever calls us, with one timer per call; the SDK would set one
+            # per read.
+            "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        }
+        if call.temperature is not None:
+            parameters["temperature"] = call.temperature
+        if call.top_p is not None:
+            parameters["top_p"] = call.top_p
+        return parameters
+
+
+async def _copy(chunks: AsyncIterator[bytes], deltas: DeltaDecoder, emit: Emit) -> None:
+    """Every read's deltas to `emit`: the runner's hot path."""
+    async for chunk in chunks:
+        await emit(deltas.feed(chunk))
+        if deltas.done:
+            await _drain(chunks)
+            return
+    await emit(deltas.finish())
+
+
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
+    """Reads what follows [DONE], so that the connection can be used again."""
+
+    async def read() -> None:
+        async for _ in chunks:
+            pass
+
+    # The answer is whole: whatever happens to the connection now is no failure of the call.
+    with contextlib.suppress(asyncio.TimeoutError, httpx2.HTTPError, OSError):
+        await asyncio.wait_for(read(), DRAIN_S)
+
+
+def _http_client(max_connections: int) -> httpx2.AsyncClient:
+    """The SDK's aiohttp client where its extra is installed: half the cost of its default one."""
+    try:
+        metadata.version("aiohttp")
+        make: Any = openai.DefaultAioHttpClient
+    except metadata.PackageNotFoundError:
+        make = openai.DefaultAsyncHttpxClient
+    client: httpx2.AsyncClient = make(
+        # Both stop at 1,000 connections by themselves, and calls beyond would wait unseen.
+        limits=httpx2.Limits(
+            max_connections=max_connections,
+            max_keepalive_connections=100,
+            keepalive_expiry=30.0,
+        ),
+        event_hooks={"response": [_no_long_waits]},
+    )
+    return client
+
+
+async def _no_long_waits(response: httpx2.Response) -> None:
+    """Lets a long Retry-After reach the client: the SDK would sleep for up to two minutes."""
+    wait_s = failures.retry_after_s(response.headers)
+    if response.status_code == 429 and wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
+        response.headers["x-should-retry"] = "false"
