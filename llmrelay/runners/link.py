@@ -1,0 +1,404 @@
+"""The link: many calls at once over one byte channel.
+
+Finds the marker behind whatever the login printed, exchanges HELLO, START and READY, and from then
+on multiplexes: frames to sinks, prompts to frames, credit both ways, PING. Knows no SSH (any
+ByteChannel will do) and no HTTP (any Sink will do).
+
+The way back of a delta is `feed`, and it is hot: the bytes that the channel hands over are split
+into frames, and each call's share goes to its sink in the same callback. No task wakes, no future
+is set and no timer is armed per delta. All that is sent in one loop turn leaves in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from runner_payload.protocol import (
+    DATA_BYTES,
+    MARKER,
+    MAX_CALL_ID,
+    MAX_NOISE_BYTES,
+    Call,
+    End,
+    Failure,
+    Frame,
+    FrameDecoder,
+    FrameType,
+    GoAway,
+    Hello,
+    Message,
+    Ready,
+    ReceiveWindow,
+    RemoteProtocolError,
+    SendWindow,
+    Start,
+    decode_credit,
+    encode_credit,
+    encode_frame,
+)
+
+from ..errors import BY_CODE, RelayError, RunnerFailed, RunnerLost
+from .stderr import StderrLog
+
+logger = logging.getLogger("llmrelay.runner")
+
+
+class ByteChannel(Protocol):
+    """What a link runs over: the stdin of a runner."""
+
+    @property
+    def congested(self) -> bool: ...
+    async def writable(self) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Who takes a call's answer. Called from the channel's callback: it may not block."""
+
+    def data(self, text: bytes) -> None:
+        """A piece of the answer."""
+
+    def credit_due(self) -> None:
+        """Half a window has come: call LinkCall.hand_back() once it has gone on."""
+
+    def end(self, end: End) -> None:
+        """The answer is whole. Nothing follows."""
+
+    def error(self, error: RelayError) -> None:
+        """There is no answer, or no whole one. Nothing follows."""
+
+
+class LinkCall:
+    """One call under way, as the one who opened it sees it."""
+
+    __slots__ = ("_granted", "_link", "_on_over", "_receive", "_send", "call_id", "over", "sink")
+
+    def __init__(
+        self, link: Link, call_id: int, sink: Sink, window_bytes: int, on_over: Callable[[], None]
+    ) -> None:
+        self.call_id = call_id
+        # None once it was cancelled: what still comes is counted and dropped.
+        self.sink: Sink | None = sink
+        self.over = False
+        self._link = link
+        self._on_over = on_over
+        self._send = SendWindow(window_bytes)
+        self._receive = ReceiveWindow(window_bytes)
+        self._granted: asyncio.Event | None = None
+
+    async def send_prompt(self, prompt: bytes) -> None:
+        """Sends the prompt in pieces, as credit and channel allow; returns early if the call ends.
+
+        Small pieces, so that a long prompt does not hold up the calls beside it.
+        """
+        at = 0
+        while at < len(prompt) and not self.over:
+            if not self._send.available:
+                self._granted = self._granted or asyncio.Event()
+                self._granted.clear()
+                await self._granted.wait()
+            elif self._link.channel.congested:
+                await self._link.channel.writable()
+            else:
+                piece = prompt[at : at + min(DATA_BYTES, self._send.available)]
+                self._send.spend(len(piece))
+                self._link.send(FrameType.DATA, self.call_id, piece)
+                at += len(piece)
+        if not self.over:
+            self._link.send(FrameType.END, self.call_id, End().encode())
+
+    def hand_back(self) -> None:
+        """What came has gone on to the client: the runner may send as much again."""
+        if not self.over and (amount := self._receive.take_credit()):
+            self._link.write(encode_credit(self.call_id, amount))
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more. Its place is taken until the runner confirms."""
+        if not self.over and self.sink is not None:
+            self.sink = None
+            self._link.send(FrameType.CANCEL, self.call_id)
+
+    # What the link calls.
+
+    def deliver(self, text: bytes) -> None:
+        due = self._receive.receive(len(text))
+        if self.sink is not None:
+            self.sink.data(text)
+            if due:
+                self.sink.credit_due()
+
+    def grant(self, amount: int) -> None:
+        self._send.grant(amount)
+        if self._granted is not None:
+            self._granted.set()
+
+    def finish(self) -> Sink | None:
+        """The call is over; who is to be told."""
+        self.over = True
+        if self._granted is not None:
+            self._granted.set()
+        self._on_over()
+        return self.sink
+
+
+class Link:
+    """The front-end's end of a channel.
+
+    Args:
+        name: the runner's, for the log.
+        on_lost: called once when the link is of no more use, with the reason.
+    """
+
+    def __init__(self, name: str, on_lost: Callable[[Link, str], None]) -> None:
+        self.name = name
+        self.channel: ByteChannel
+        self.exit_status: int | None = None
+        # No new calls: the runner said so, or we did.
+        self.draining = False
+        self.stderr = StderrLog(name)
+        self.feed_stderr = self.stderr.feed
+        self._loop = asyncio.get_running_loop()
+        self._on_lost = on_lost
+        self._lost = False
+        # What the login prints before the marker; None once that has come.
+        self._noise: bytearray | None = bytearray()
+        self._decoder = FrameDecoder()
+        self._calls: dict[int, LinkCall] = {}
+        self._last_id = 0
+        self._unsent: list[bytes] = []
+        self._hello: asyncio.Future[Hello] = self._loop.create_future()
+        self._ready: asyncio.Future[Ready] = self._loop.create_future()
+        self._start: Start | None = None
+        self._heard_at = self._loop.time()
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._handlers: dict[int, Callable[[Frame], None]] = {
+            FrameType.HELLO: self._on_hello,
+            FrameType.READY: self._on_ready,
+            FrameType.PING: self._on_ping,
+            FrameType.PONG: self._on_pong,
+            FrameType.GOAWAY: self._on_goaway,
+            FrameType.END: self._on_end,
+            FrameType.ERROR: self._on_error,
+            FrameType.CREDIT: self._on_credit,
+        }
+
+    @property
+    def calls(self) -> int:
+        """Calls under way, cancelled ones included until the runner confirms."""
+        return len(self._calls)
+
+    # --- Before the first call ------------------------------------------------------------------
+
+    async def hello(self) -> Hello:
+        """The runner's HELLO.
+
+        Raises:
+            RunnerLost: the channel was lost first.
+        """
+        return await self._hello
+
+    async def start(self, start: Start) -> Ready:
+        """Hands the runner its key, once, and waits until it takes calls.
+
+        Raises:
+            RunnerLost: the channel was lost first.
+            RunnerFailed: the runner cannot take calls.
+        """
+        self._start = start
+        self._send_message(FrameType.START, start)
+        self._heard_at = self._loop.time()
+        self._beat()
+        return await self._ready
+
+    # --- Calls ----------------------------------------------------------------------------------
+
+    def open(self, call: Call, sink: Sink, on_over: Callable[[], None]) -> LinkCall:
+        """Opens a call; its prompt goes after it.
+
+        Args:
+            on_over: called once, when its place on the runner is free again.
+
+        Raises:
+            RunnerLost: the link is lost or draining.
+        """
+        if self._lost or self.draining or self._start is None:
+            raise RunnerLost(f"The runner {self.name} takes no calls just now.")
+        call_id = self._next_id()
+        opened = LinkCall(self, call_id, sink, self._start.window_bytes, on_over)
+        self._calls[call_id] = opened
+        self._send_message(FrameType.CALL, call, call_id)
+        return opened
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % MAX_CALL_ID + 1
+            if self._last_id not in self._calls:
+                return self._last_id
+
+    def go_away(self, reason: str) -> None:
+        """No new calls from us; the runner ends when the last one is over."""
+        if not self.draining and not self._lost:
+            self.draining = True
+            self._send_message(FrameType.GOAWAY, GoAway(reason))
+
+    # --- Out ------------------------------------------------------------------------------------
+
+    def send(self, frame_type: FrameType, call_id: int, payload: bytes = b"") -> None:
+        """Queues a frame for the one write at the end of this loop turn."""
+        self.write(encode_frame(frame_type, call_id, payload))
+
+    def write(self, frame: bytes) -> None:
+        """Queues an encoded frame."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(frame)
+
+    def _send_message(self, frame_type: FrameType, message: Message, call_id: int = 0) -> None:
+        self.send(frame_type, call_id, message.encode())
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if not self._lost:
+            self.channel.write(b"".join(unsent))
+
+    def _beat(self) -> None:
+        assert self._start is not None
+        silent_s = self._loop.time() - self._heard_at
+        if silent_s >= self._start.ping_timeout_s:
+            self.fail(f"it was silent for {silent_s:.1f} s")
+            return
+        self.send(FrameType.PING, 0, bytes(8))
+        self._heartbeat = self._loop.call_later(self._start.ping_interval_s, self._beat)
+
+    # --- In: what the channel calls -------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the runner's stdout, in any split."""
+        self._heard_at = self._loop.time()
+        try:
+            if self._noise is not None:
+                data = self._skip_noise(self._noise, data)
+            self._feed_frames(data)
+        except RemoteProtocolError as error:
+            self.fail(f"it broke the protocol: {error}", RunnerFailed)
+
+    def _skip_noise(self, noise: bytearray, data: bytes) -> bytes:
+        """What follows the marker; logins print greetings, and not only on terminals."""
+        noise += data
+        at = noise.find(MARKER)
+        if at < 0:
+            if len(noise) > MAX_NOISE_BYTES:
+                raise RemoteProtocolError(f"no marker in the first {MAX_NOISE_BYTES} bytes")
+            return b""
+        if at:
+            logger.debug("%s: skipped %d bytes that its login printed", self.name, at)
+        self._noise = None
+        return bytes(noise[at + len(MARKER) :])
+
+    def _feed_frames(self, data: bytes) -> None:
+        # Deltas of one call that came together leave together: one write per client and turn.
+        deltas: dict[LinkCall, bytes] = {}
+        calls = self._calls
+        for frame in self._decoder.feed(data):
+            if frame.type == FrameType.DATA:
+                call = calls.get(frame.call_id)
+                if call is None:
+                    raise RemoteProtocolError(f"DATA for call {frame.call_id}, which is not open")
+                deltas[call] = deltas[call] + frame.payload if call in deltas else frame.payload
+                continue
+            handler = self._handlers.get(frame.type)
+            if handler is None:
+                raise RemoteProtocolError(f"{FrameType(frame.type).name} to a front-end")
+            # What came before goes on before.
+            for call, text in deltas.items():
+                call.deliver(text)
+            deltas.clear()
+            handler(frame)
+        for call, text in deltas.items():
+            call.deliver(text)
+
+    def channel_lost(self, reason: str, exit_status: int | None) -> None:
+        """The channel is closed."""
+        self.exit_status = exit_status
+        if exit_status:
+            reason = f"it ended with status {exit_status}"
+        self.fail(reason)
+
+    def fail(self, reason: str, error: type[RelayError] = RunnerLost) -> None:
+        """Ends the link and every call on it; does nothing a second time."""
+        if self._lost:
+            return
+        self._lost = True
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        self.stderr.flush()
+        message = f"The runner {self.name} was lost: {reason}."
+        for waiting in (self._hello, self._ready):
+            if not waiting.done():
+                waiting.set_exception(RunnerLost(message))
+                # Not everybody waits for both.
+                waiting.exception()
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            sink = call.finish()
+            if sink is not None:
+                sink.error(error(message))
+        self.channel.close()
+        self._on_lost(self, reason)
+
+    # --- In: frames -----------------------------------------------------------------------------
+
+    def _on_hello(self, frame: Frame) -> None:
+        if self._hello.done():
+            raise RemoteProtocolError("a second HELLO")
+        self._hello.set_result(Hello.decode(frame.payload))
+        self.stderr.plain_level = logging.WARNING
+
+    def _on_ready(self, frame: Frame) -> None:
+        if self._ready.done() or self._start is None:
+            raise RemoteProtocolError("READY out of turn")
+        self._ready.set_result(Ready.decode(frame.payload))
+
+    def _on_ping(self, frame: Frame) -> None:
+        self.send(FrameType.PONG, 0, frame.payload)
+
+    def _on_pong(self, frame: Frame) -> None:
+        """Having been heard is all that a PONG is for."""
+
+    def _on_goaway(self, frame: Frame) -> None:
+        reason = GoAway.decode(frame.payload).reason
+        self.draining = True
+        if not self._ready.done():
+            self._ready.set_exception(RunnerFailed(f"On {self.name}, {reason}"))
+        else:
+            logger.warning("%s takes no more calls: %s", self.name, reason)
+
+    def _on_end(self, frame: Frame) -> None:
+        end = End.decode(frame.payload)
+        sink = self._forget(frame)
+        if sink is not None:
+            sink.end(end)
+
+    def _on_error(self, frame: Frame) -> None:
+        failure = Failure.decode(frame.payload)
+        sink = self._forget(frame)
+        if sink is not None:
+            kind = BY_CODE.get(failure.code, RunnerFailed)
+            sink.error(kind(failure.message, retry_after_s=failure.retry_after_s))
+
+    def _forget(self, frame: Frame) -> Sink | None:
+        call = self._calls.pop(frame.call_id, None)
+        if call is None:
+            raise RemoteProtocolError(f"the end of call {frame.call_id}, which is not open")
+        return call.finish()
+
+    def _on_credit(self, frame: Frame) -> None:
+        amount = decode_credit(frame.payload)
+        # A call that ended a moment ago may still be handed credit.
+        call = self._calls.get(frame.call_id)
+        if call is not None:
+            call.grant(amount)
