@@ -10,16 +10,26 @@ Knows no HTTP, no SSH and no asyncio. Units are in the names: `_s` seconds, `_by
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import UnusableConfig
-
-KIB = 1024
-MIB = 1024 * KIB
+from .values import (
+    KIB,
+    MIB,
+    HostAddress,
+    ListenAddress,
+    count,
+    number,
+    one_of,
+    parse_host,
+    parse_listen,
+    parse_model,
+    parse_url,
+    size,
+)
 
 T = TypeVar("T")
 
@@ -41,149 +51,6 @@ class Option:
     parse: Callable[[str], Any]
     help: str
     group: str
-
-
-@dataclass(frozen=True, slots=True)
-class HostAddress:
-    """Where an SSH server is: `[USER@]HOST[:PORT]`; what is not said is ssh_config's."""
-
-    host: str
-    user: str | None = None
-    port: int | None = None
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        user = f"{self.user}@" if self.user else ""
-        return f"{user}{host}" + (f":{self.port}" if self.port else "")
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """Where clients connect: `HOST:PORT`, port 0 for one that is free."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-def _split_port(text: str) -> tuple[str, int | None]:
-    """`host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address -> host and port."""
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        if not closed or (rest and not rest.startswith(":")):
-            raise ValueError(f"{text!r} is no [IPv6 address]:port")
-        port = rest[1:] if rest else None
-    elif text.count(":") > 1:
-        host, port = text, None
-    else:
-        host, colon, port_text = text.partition(":")
-        port = port_text if colon else None
-    if not host:
-        raise ValueError(f"{text!r} names no host")
-    return host, None if port is None else parse_port(port)
-
-
-def parse_port(text: str) -> int:
-    """A TCP port; 0 lets the kernel choose."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise ValueError(f"{text!r} is no port (0 to 65535)")
-    return int(text)
-
-
-def parse_host(text: str) -> HostAddress:
-    """`[USER@]HOST[:PORT]`, also as `ssh://` URL."""
-    user, at, rest = text.removeprefix("ssh://").rstrip("/").rpartition("@")
-    if at and not user:
-        raise ValueError(f"{text!r} has an empty user name")
-    host, port = _split_port(rest)
-    if host.startswith("-") or any(c.isspace() or not c.isprintable() for c in host + user):
-        raise ValueError(f"{text!r} is no host")
-    if port == 0:
-        raise ValueError(f"{text!r}: port 0 cannot be connected to")
-    return HostAddress(host, user or None, port)
-
-
-def parse_listen(text: str) -> ListenAddress:
-    """`HOST:PORT`, `HOST` or `:PORT`."""
-    if text.startswith(":"):
-        return ListenAddress("127.0.0.1", parse_port(text[1:]))
-    host, port = _split_port(text)
-    return ListenAddress(host, 8080 if port is None else port)
-
-
-def number(least: float, most: float) -> Callable[[str], float]:
-    """A parser for a finite number from `least` to `most`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is no number") from None
-        if not math.isfinite(value) or not least <= value <= most:
-            raise ValueError(f"{text} is not from {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
-def count(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """A parser for a whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) <= 12):
-            raise ValueError(f"{text!r} is no whole number")
-        if not least <= int(text) <= most:
-            raise ValueError(f"{text} is not from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
-def size(least: int, most: int) -> Callable[[str], int]:
-    """A parser for bytes: `8388608`, `8MiB`, `64KiB`."""
-    in_bytes = count(least, most)
-
-    def parse(text: str) -> int:
-        for suffix, factor in (("KiB", KIB), ("MiB", MIB), ("", 1)):
-            digits = text.removesuffix(suffix)
-            if suffix and digits == text:
-                continue
-            if digits.isascii() and digits.isdigit():
-                return in_bytes(str(int(digits) * factor))
-        raise ValueError(f"{text!r} is no size in bytes (write 65536, 64KiB or 8MiB)")
-
-    return parse
-
-
-def one_of(*choices: str) -> Callable[[str], str]:
-    """A parser for one word among `choices`."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def parse_model(text: str) -> str:
-    """A model's name: anything printable, as upstreams are free in it."""
-    if not text or len(text) > 256 or not text.isprintable():
-        raise ValueError("a model name is 1 to 256 printable characters")
-    return text
-
-
-def parse_url(text: str) -> str:
-    """An http or https URL with a host."""
-    scheme, separator, rest = text.partition("://")
-    if scheme not in ("http", "https") or not separator or not rest.strip("/"):
-        raise ValueError(f"{text!r} is no http:// or https:// URL")
-    if any(c.isspace() or not c.isprintable() for c in text):
-        raise ValueError(f"{text!r} has a blank or a control character in it")
-    return text
 
 
 def _option(

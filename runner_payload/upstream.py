@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
 import httpx2
@@ -32,6 +32,12 @@ MAX_RETRY_AFTER_S = 5.0
 CONNECT_TIMEOUT_S = 10.0
 # How long the end of a body may follow its [DONE], for the connection to be used again.
 DRAIN_S = 0.1
+
+# What reading a response raises. The SDK's aiohttp client lets some of aiohttp's own through, such
+# as the one for a reply that is not HTTP.
+_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (httpx2.HTTPError, OSError)
+with contextlib.suppress(ImportError):
+    _TRANSPORT_ERRORS += (import_module("aiohttp").ClientError,)
 
 Emit = Callable[[bytes], Awaitable[None]]
 
@@ -96,12 +102,10 @@ class Upstream:
                 retries: int = response.retries_taken
         except openai.APIStatusError as error:
             raise failures.refused(error.status_code, error.body, error.response.headers) from error
-        except openai.APITimeoutError as error:
-            raise failures.unreachable(self._base_url, "did not answer in time") from error
         except openai.APIConnectionError as error:
             how = f"cannot be reached: {failures.root_cause(error)}"
             raise failures.unreachable(self._base_url, how) from error
-        except (httpx2.HTTPError, OSError) as error:
+        except _TRANSPORT_ERRORS as error:
             how = f"and broke off ({failures.root_cause(error)})"
             raise failures.broken(how) from error
         except NotAnEventStream as error:
@@ -150,7 +154,7 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
             pass
 
     # The answer is whole: whatever happens to the connection now is no failure of the call.
-    with contextlib.suppress(asyncio.TimeoutError, httpx2.HTTPError, OSError):
+    with contextlib.suppress(asyncio.TimeoutError, *_TRANSPORT_ERRORS):
         await asyncio.wait_for(read(), DRAIN_S)
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from runner_payload.protocol import (
-    DATA_BYTES,
     MARKER,
     MAX_CALL_ID,
     MAX_NOISE_BYTES,
@@ -31,16 +30,14 @@ from runner_payload.protocol import (
     Hello,
     Message,
     Ready,
-    ReceiveWindow,
     RemoteProtocolError,
-    SendWindow,
     Start,
     decode_credit,
-    encode_credit,
     encode_frame,
 )
 
 from ..errors import BY_CODE, RelayError, RunnerFailed, RunnerLost
+from .call import LinkCall, Sink
 from .stderr import StderrLog
 
 logger = logging.getLogger("llmrelay.runner")
@@ -54,95 +51,6 @@ class ByteChannel(Protocol):
     async def writable(self) -> None: ...
     def write(self, data: bytes) -> None: ...
     def close(self) -> None: ...
-
-
-class Sink(Protocol):
-    """Who takes a call's answer. Called from the channel's callback: it may not block."""
-
-    def data(self, text: bytes) -> None:
-        """A piece of the answer."""
-
-    def credit_due(self) -> None:
-        """Half a window has come: call LinkCall.hand_back() once it has gone on."""
-
-    def end(self, end: End) -> None:
-        """The answer is whole. Nothing follows."""
-
-    def error(self, error: RelayError) -> None:
-        """There is no answer, or no whole one. Nothing follows."""
-
-
-class LinkCall:
-    """One call under way, as the one who opened it sees it."""
-
-    __slots__ = ("_granted", "_link", "_on_over", "_receive", "_send", "call_id", "over", "sink")
-
-    def __init__(
-        self, link: Link, call_id: int, sink: Sink, window_bytes: int, on_over: Callable[[], None]
-    ) -> None:
-        self.call_id = call_id
-        # None once it was cancelled: what still comes is counted and dropped.
-        self.sink: Sink | None = sink
-        self.over = False
-        self._link = link
-        self._on_over = on_over
-        self._send = SendWindow(window_bytes)
-        self._receive = ReceiveWindow(window_bytes)
-        self._granted: asyncio.Event | None = None
-
-    async def send_prompt(self, prompt: bytes) -> None:
-        """Sends the prompt in pieces, as credit and channel allow; returns early if the call ends.
-
-        Small pieces, so that a long prompt does not hold up the calls beside it.
-        """
-        at = 0
-        while at < len(prompt) and not self.over:
-            if not self._send.available:
-                self._granted = self._granted or asyncio.Event()
-                self._granted.clear()
-                await self._granted.wait()
-            elif self._link.channel.congested:
-                await self._link.channel.writable()
-            else:
-                piece = prompt[at : at + min(DATA_BYTES, self._send.available)]
-                self._send.spend(len(piece))
-                self._link.send(FrameType.DATA, self.call_id, piece)
-                at += len(piece)
-        if not self.over:
-            self._link.send(FrameType.END, self.call_id, End().encode())
-
-    def hand_back(self) -> None:
-        """What came has gone on to the client: the runner may send as much again."""
-        if not self.over and (amount := self._receive.take_credit()):
-            self._link.write(encode_credit(self.call_id, amount))
-
-    def cancel(self) -> None:
-        """Nobody wants the answer any more. Its place is taken until the runner confirms."""
-        if not self.over and self.sink is not None:
-            self.sink = None
-            self._link.send(FrameType.CANCEL, self.call_id)
-
-    # What the link calls.
-
-    def deliver(self, text: bytes) -> None:
-        due = self._receive.receive(len(text))
-        if self.sink is not None:
-            self.sink.data(text)
-            if due:
-                self.sink.credit_due()
-
-    def grant(self, amount: int) -> None:
-        self._send.grant(amount)
-        if self._granted is not None:
-            self._granted.set()
-
-    def finish(self) -> Sink | None:
-        """The call is over; who is to be told."""
-        self.over = True
-        if self._granted is not None:
-            self._granted.set()
-        self._on_over()
-        return self.sink
 
 
 class Link:

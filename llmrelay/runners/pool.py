@@ -13,7 +13,7 @@ from runner_payload.protocol import Call
 
 from ..config import Config
 from ..errors import QueueFull, RelayError
-from .link import LinkCall, Sink
+from .call import LinkCall, Sink
 from .runner import Runner
 
 

@@ -14,11 +14,13 @@ from collections.abc import Callable
 
 from runner_payload.protocol import PROTOCOL_VERSION, Call, Hello, Start
 
-from ..config import Config, HostAddress
+from ..config import Config
 from ..errors import ConnectError, NoOpenAI, NoPython, NoRunner, RelayError, RunnerBroken
 from ..secret import Secret
+from ..values import HostAddress
 from . import payload, ssh
-from .link import Link, LinkCall, Sink
+from .call import LinkCall, Sink
+from .link import Link
 
 logger = logging.getLogger("llmrelay.runner")
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import asyncssh
 
-from ..config import Config, HostAddress, parse_host
+from ..config import Config
 from ..errors import (
     ChangedHostKey,
     ConnectError,
@@ -26,6 +26,7 @@ from ..errors import (
     UnknownHostKey,
     UnusableConfig,
 )
+from ..values import HostAddress, parse_host
 
 # As `ssh` reads them, user's before system's.
 _SSH_CONFIGS = ("~/.ssh/config", "/etc/ssh/ssh_config")
@@ -40,6 +41,14 @@ _HIGH_WATER_BYTES = 256 * 1024
 # Cheaper than asyncssh's first choice, chacha20-poly1305, on any CPU with AES instructions; what
 # ssh_config's Ciphers says goes before.
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+
+
+# Behind those that known_hosts has keys of: a host that offers none of them is then seen to have
+# another key, and not merely nothing in common with us.
+_HOST_KEYS = (
+    "+ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521"
+    ",rsa-sha2-512,rsa-sha2-256"
+)
 
 
 class Receiver(Protocol):
@@ -208,8 +217,11 @@ class _Connector:
         tunnel: asyncssh.SSHClientConnection | None,
     ) -> asyncssh.SSHClientConnection:
         witness = _Witness()
-        if "Ciphers" not in hop.options.config.get_options(reload=False):
+        said = hop.options.config.get_options(reload=False)
+        if "Ciphers" not in said:
             arguments["encryption_algs"] = _CIPHERS
+        if "HostKeyAlgorithms" not in said:
+            arguments["server_host_key_algs"] = _HOST_KEYS
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 connection = await asyncssh.connect(
@@ -270,11 +282,6 @@ class _Hop:
         name = str(self.address)
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return self._host_key_failure(error, witness)
-        if isinstance(error, asyncssh.KeyExchangeFailed) and "host key" in str(error):
-            return ChangedHostKey(
-                f"{name} offers no host key of the kind that known_hosts has for it."
-                " It was set up anew, or it is not the host that you mean."
-            )
         if isinstance(error, asyncssh.PermissionDenied):
             return LoginRefused(
                 f"{name} refuses the login of {self.options.username}."

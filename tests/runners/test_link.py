@@ -1,0 +1,354 @@
+"""The link, against a runner that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import pytest
+
+from llmrelay.errors import (
+    RunnerFailed,
+    RunnerLost,
+    UpstreamRateLimited,
+)
+from llmrelay.runners.call import LinkCall
+from llmrelay.runners.link import Link
+from runner_payload.protocol import (
+    DATA_BYTES,
+    MARKER,
+    MAX_NOISE_BYTES,
+    Call,
+    End,
+    Failure,
+    FrameType,
+    GoAway,
+    Hello,
+    Start,
+    encode_credit,
+    encode_frame,
+)
+from tests.helpers.link_pair import PlayedRunner, RecordingSink, a_hello, a_start
+
+CALL = Call(model="m")
+
+
+def play(
+    scene: Callable[[PlayedRunner], Coroutine[None, None, None]], start: Start | None = None
+) -> None:
+    """Runs a scene on a link that is ready, and ends the link."""
+
+    async def run() -> None:
+        runner = PlayedRunner()
+        await runner.get_ready(start)
+        try:
+            async with asyncio.timeout(5):
+                await scene(runner)
+        finally:
+            runner.link.fail("the test is over")
+
+    asyncio.run(run())
+
+
+def opened(link: Link, sink: RecordingSink, over: list[int] | None = None) -> LinkCall:
+    return link.open(CALL, sink, lambda: (over if over is not None else []).append(1))
+
+
+@pytest.mark.parametrize("step", [1, 3, 10_000])
+def test_noise_before_the_marker_is_skipped_in_any_split(step: int) -> None:
+    async def run() -> Hello:
+        runner = PlayedRunner()
+        hello = encode_frame(FrameType.HELLO, 0, a_hello().encode())
+        data = b"Last login: \0llmrelay\0 today\nmotd\n" + MARKER + hello
+        for at in range(0, len(data), step):
+            runner.link.feed(data[at : at + step])
+        return await runner.link.hello()
+
+    assert asyncio.run(run()) == a_hello()
+
+
+def test_endless_noise_ends_the_link() -> None:
+    async def run() -> None:
+        runner = PlayedRunner()
+        runner.link.feed(b"x" * MAX_NOISE_BYTES)
+        assert not runner.lost
+        runner.link.feed(b"x")
+        assert "no marker" in runner.lost[0]
+        with pytest.raises(RunnerLost):
+            await runner.link.hello()
+
+    asyncio.run(run())
+
+
+def test_the_key_goes_out_once_and_only_after_hello() -> None:
+    async def run() -> None:
+        runner = PlayedRunner()
+        assert not runner.received
+        await runner.get_ready()
+        keys = [f for f in runner.received if b"sk-secret" in f.payload]
+        assert not keys, "START was taken off by get_ready; nothing else may hold the key"
+        runner.link.fail("over")
+
+    asyncio.run(run())
+
+
+def test_calls_are_multiplexed_and_each_gets_its_own_deltas() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sinks = [RecordingSink() for _ in range(3)]
+        calls = [opened(runner.link, sink) for sink in sinks]
+        for call in calls:
+            await call.send_prompt(b"hi")
+        assert (await runner.frame(FrameType.CALL)).payload == CALL.encode()
+        first, second, third = (call.call_id for call in calls)
+        runner.send(FrameType.DATA, second, b"b1")
+        runner.send(FrameType.DATA, first, b"a1")
+        runner.send(FrameType.DATA, second, b"b2")
+        runner.say(FrameType.END, End("stop"), second)
+        runner.say(FrameType.END, End("length"), first)
+        runner.say(FrameType.END, End("stop"), third)
+        assert [sink.texts for sink in sinks] == [[b"a1"], [b"b1", b"b2"], []]
+        assert [sink.result for sink in sinks] == [End("length"), End("stop"), End("stop")]
+        assert runner.link.calls == 0
+
+    play(scene)
+
+
+def test_deltas_that_come_together_reach_each_sink_in_one_piece() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        one, other = RecordingSink(), RecordingSink()
+        a, b = opened(runner.link, one), opened(runner.link, other)
+        frames = [(a, b"1"), (b, b"x"), (a, b"2"), (b, b"y"), (a, b"3")]
+        runner.link.feed(
+            b"".join(encode_frame(FrameType.DATA, call.call_id, text) for call, text in frames)
+            + encode_frame(FrameType.END, a.call_id, End().encode())
+        )
+        assert one.texts == [b"123"]
+        assert other.texts == [b"xy"]
+        assert one.result == End()
+
+    play(scene)
+
+
+def test_what_is_sent_in_one_turn_leaves_in_one_write() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        writes = runner.writes
+        for _ in range(10):
+            await opened(runner.link, RecordingSink()).send_prompt(b"hi")
+        for _ in range(10):
+            await runner.frame(FrameType.END)
+        assert runner.writes == writes + 1
+
+    play(scene)
+
+
+def test_a_long_prompt_goes_in_pieces_and_waits_for_credit() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        call = opened(runner.link, RecordingSink())
+        prompt = bytes(range(256)) * 1024
+        sending = asyncio.ensure_future(call.send_prompt(prompt))
+        got = b""
+        window = 3 * DATA_BYTES
+        while len(got) < window:
+            got += (await runner.frame(FrameType.DATA)).payload
+        assert len(got) == window
+        assert not sending.done()
+        # Enough for the rest.
+        runner.link.feed(encode_credit(call.call_id, len(prompt)))
+        await sending
+        while len(got) < len(prompt):
+            piece = (await runner.frame(FrameType.DATA)).payload
+            assert len(piece) <= DATA_BYTES
+            got += piece
+        await runner.frame(FrameType.END)
+        assert got == prompt
+
+    play(scene, a_start(window_bytes=3 * DATA_BYTES))
+
+
+def test_a_full_channel_holds_up_a_prompt_but_no_control_frame() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        call = opened(runner.link, RecordingSink())
+        await runner.frame(FrameType.CALL)
+        runner.congested = True
+        sending = asyncio.ensure_future(call.send_prompt(b"hi"))
+        runner.send(FrameType.PING, 0, b"12345678")
+        assert (await runner.frame(FrameType.PONG)).payload == b"12345678"
+        assert not sending.done()
+        runner.make_room()
+        assert (await runner.frame(FrameType.DATA)).payload == b"hi"
+        await sending
+
+    play(scene)
+
+
+def test_a_call_that_ends_early_stops_waiting_to_send_its_prompt() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        call = opened(runner.link, sink)
+        sending = asyncio.ensure_future(call.send_prompt(b"x" * 5000))
+        await runner.frame(FrameType.DATA)
+        runner.say(FrameType.ERROR, Failure("upstream_rate_limited", "later", 7.0), call.call_id)
+        await sending
+        assert isinstance(sink.result, UpstreamRateLimited)
+        assert sink.result.retry_after_s == 7.0
+
+    play(scene)
+
+
+def test_credit_is_due_at_half_a_window_and_handed_back_once() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        call = opened(runner.link, sink)
+        runner.send(FrameType.DATA, call.call_id, b"x" * 511)
+        assert sink.dues == 0
+        runner.send(FrameType.DATA, call.call_id, b"x")
+        assert sink.dues == 1
+        call.hand_back()
+        call.hand_back()
+        assert (await runner.frame(FrameType.CREDIT)).payload == (512).to_bytes(4, "big")
+        await asyncio.sleep(0)
+        assert not [f for f in runner.received if f.type == FrameType.CREDIT]
+
+    play(scene)
+
+
+def test_a_runner_that_overruns_its_credit_is_dropped() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        call = opened(runner.link, sink)
+        runner.send(FrameType.DATA, call.call_id, b"x" * 1024)
+        assert not runner.lost
+        runner.send(FrameType.DATA, call.call_id, b"x")
+        assert "credit" in runner.lost[0]
+        assert isinstance(sink.result, RunnerFailed)
+        assert runner.closed
+
+    play(scene)
+
+
+def test_a_cancelled_call_keeps_its_place_until_the_runner_confirms() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        over: list[int] = []
+        sink = RecordingSink()
+        call = opened(runner.link, sink, over)
+        call.cancel()
+        call.cancel()
+        await runner.frame(FrameType.CANCEL)
+        runner.send(FrameType.DATA, call.call_id, b"too late")
+        assert not over
+        assert runner.link.calls == 1
+        runner.say(FrameType.END, End(), call.call_id)
+        assert over == [1]
+        assert runner.link.calls == 0
+        assert sink.texts == []
+        assert sink.result is None
+        assert not [f for f in runner.received if f.type == FrameType.CANCEL]
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (encode_frame(FrameType.DATA, 99, b"x"), "DATA for call 99"),
+        (encode_frame(FrameType.END, 99, b"{}"), "end of call 99"),
+        (encode_frame(FrameType.CALL, 1, CALL.encode()), "CALL to a front-end"),
+        (encode_frame(FrameType.HELLO, 0, a_hello().encode()), "a second HELLO"),
+        (encode_frame(FrameType.READY, 0, b"{}"), "READY out of turn"),
+        (encode_frame(FrameType.GOAWAY, 0, b"nonsense"), "not JSON"),
+        (encode_credit(1, 2**31 - 1), "more credit"),
+        (b"\xff" * 9, "unknown type"),
+    ],
+)
+def test_what_breaks_the_protocol_ends_the_link_and_its_calls(frame: bytes, reason: str) -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        over: list[int] = []
+        sink = RecordingSink()
+        opened(runner.link, sink, over)
+        runner.link.feed(frame)
+        assert reason in runner.lost[0]
+        assert isinstance(sink.result, RunnerFailed)
+        assert over == [1]
+        assert runner.closed
+
+    play(scene)
+
+
+def test_a_lost_channel_fails_every_call_once() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sinks = [RecordingSink() for _ in range(3)]
+        for sink in sinks:
+            opened(runner.link, sink)
+        runner.link.channel_lost("it ended", 137)
+        runner.link.channel_lost("again", None)
+        assert all(isinstance(sink.result, RunnerLost) for sink in sinks)
+        assert runner.lost == ["it ended with status 137"]
+        with pytest.raises(RunnerLost):
+            opened(runner.link, RecordingSink())
+
+    play(scene)
+
+
+def test_an_error_frame_of_an_unknown_code_is_the_runners_failure() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        call = opened(runner.link, sink)
+        runner.say(FrameType.ERROR, Failure("from the future", "what?"), call.call_id)
+        assert isinstance(sink.result, RunnerFailed)
+        assert not runner.lost
+
+    play(scene)
+
+
+def test_a_silent_runner_is_lost_whatever_tcp_thinks() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        opened(runner.link, sink)
+        await sink.over.wait()
+        assert isinstance(sink.result, RunnerLost)
+        assert "silent" in runner.lost[0]
+
+    play(scene, a_start(ping_interval_s=0.02, ping_timeout_s=0.06))
+
+
+def test_a_runner_that_answers_pings_is_kept() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        for _ in range(10):
+            ping = await runner.frame(FrameType.PING)
+            runner.send(FrameType.PONG, 0, ping.payload)
+        assert not runner.lost
+
+    play(scene, a_start(ping_interval_s=0.02, ping_timeout_s=0.1))
+
+
+def test_after_goaway_no_call_is_opened_and_those_under_way_go_on() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        call = opened(runner.link, sink)
+        runner.say(FrameType.GOAWAY, GoAway("SIGTERM"))
+        with pytest.raises(RunnerLost):
+            opened(runner.link, RecordingSink())
+        runner.send(FrameType.DATA, call.call_id, b"still here")
+        runner.say(FrameType.END, End("stop"), call.call_id)
+        assert sink.texts == [b"still here"]
+        assert sink.result == End("stop")
+
+    play(scene)
+
+
+def test_goaway_before_ready_says_why_the_runner_does_not_start() -> None:
+    async def run() -> None:
+        runner = PlayedRunner()
+        runner.link.feed(encode_marker_and_hello())
+        starting = asyncio.ensure_future(runner.link.start(a_start()))
+        await runner.frame(FrameType.START)
+        runner.say(FrameType.GOAWAY, GoAway("openai cannot be used: no jiter"))
+        with pytest.raises(RunnerFailed, match="no jiter"):
+            await starting
+        runner.link.fail("over")
+
+    asyncio.run(run())
+
+
+def encode_marker_and_hello() -> bytes:
+    return MARKER + encode_frame(FrameType.HELLO, 0, a_hello().encode())
