@@ -1,0 +1,109 @@
+"""What `POST /chat` means: a prompt in, the answer's text out.
+
+Pure: a request's query and body become a Call and a prompt, or a BadRequest that says what is
+wrong. The body is the prompt, byte for byte, whatever Content-Type curl puts beside it. Knows no
+sockets and no runners; relay.py does the rest.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from runner_payload.protocol import Call
+
+from ..config import Config
+from ..errors import BadRequest, UnsupportedMediaType
+from ..http.events import Request
+from ..values import count, number, parse_model
+
+# The finish reason is known only after the text, so it comes in the trailer section
+# (RFC 9112, section 7.1.2), which `curl -i` does not show and `curl -v --raw` does.
+FINISH_REASON = "X-Finish-Reason"
+
+HEADERS = [
+    ("Content-Type", "text/plain; charset=utf-8"),
+    ("Cache-Control", "no-store"),
+    # nginx would otherwise collect the answer before it passes it on.
+    ("X-Accel-Buffering", "no"),
+    ("Trailer", FINISH_REASON),
+]
+
+_MAX_QUERY_FIELDS = 32
+
+
+def _text(text: str) -> str:
+    return text
+
+
+# Query parameters: those of the command line that a call may override.
+_PARAMETERS: dict[str, Callable[[str], Any]] = {
+    "model": parse_model,
+    "system": _text,
+    "max_tokens": count(1),
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+}
+
+
+def parse_call(request: Request, config: Config) -> Call:
+    """The call that the query asks for; what it does not name is as configured.
+
+    Raises:
+        BadRequest: a parameter that is not known, twice there, or not what it must be.
+    """
+    chosen: dict[str, Any] = {name: getattr(config, name) for name in _PARAMETERS}
+    seen = set()
+    try:
+        fields = parse_qsl(
+            request.query,
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MAX_QUERY_FIELDS,
+        )
+    except ValueError as error:
+        raise BadRequest(f"The query cannot be read: {error}.") from error
+    for name, text in fields:
+        parse = _PARAMETERS.get(name)
+        if parse is None:
+            near = difflib.get_close_matches(name, _PARAMETERS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_PARAMETERS)}."
+            raise BadRequest(f"There is no parameter {name!r}; {hint}")
+        if name in seen:
+            raise BadRequest(f"The parameter {name} is there twice.")
+        seen.add(name)
+        try:
+            chosen[name] = parse(text)
+        except ValueError as error:
+            raise BadRequest(f"The parameter {name} cannot be used: {error}.") from error
+    return Call(**chosen)
+
+
+def check_coding(request: Request) -> None:
+    """Refuses a compressed body before it is read.
+
+    Raises:
+        UnsupportedMediaType: Content-Encoding names a coding (RFC 9110, section 8.4).
+    """
+    coding = (request.headers.get("content-encoding") or "identity").strip().lower()
+    if coding != "identity":
+        raise UnsupportedMediaType("The prompt is read as it is: send it without Content-Encoding.")
+
+
+def check_prompt(body: bytes) -> bytes:
+    """The body, if it is a prompt.
+
+    Raises:
+        BadRequest: it is empty or not UTF-8.
+    """
+    if not body:
+        raise BadRequest("The body is empty; it has to be the prompt: curl -d 'Explain SSH.' …")
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"The prompt is not UTF-8: byte {body[error.start]:#04x} at {error.start}."
+        ) from None
+    return body

@@ -1,0 +1,136 @@
+"""The commands' arguments, and how each one ends. No logic of its own.
+
+The options of `serve` come from Config's fields, so that none is declared twice. An error is one
+sentence on stderr and an exit status of its own (docs/errors.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from . import __version__, log
+from .config import Config, Option, options
+from .errors import ConnectError
+from .secret import read_key
+from .serve import EndedBySignal, serve
+from .values import ListenAddress, parse_port
+
+T = TypeVar("T")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except ConnectError as error:
+        print(f"llmrelay: {error.message}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except EndedBySignal as error:
+        print(f"llmrelay: ended at once by {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    log.configure(config.log_level, config.log_format)
+    key = read_key(config, os.environ)
+    assert config.runner is not None
+    host = config.runner
+
+    def announce(address: ListenAddress) -> None:
+        print(f"llmrelay is ready on http://{address} (runner {host})", flush=True)  # noqa: T201
+
+    _run(serve(config, host, key, announce))
+    return 0
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine on uvloop where there is one (not on Windows)."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+# --- Arguments ----------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llmrelay",
+        description="Streams LLM answers over HTTP from runners that are reached by SSH.",
+    )
+    parser.add_argument("--version", action="version", version=f"llmrelay {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve_parser = commands.add_parser(
+        "serve",
+        help="serve answers from a runner",
+        description="Starts a runner over SSH and serves POST /chat and GET /healthz.",
+        epilog="Example: llmrelay serve --runner user@host",
+    )
+    serve_parser.set_defaults(run=_serve)
+    add_options(serve_parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Config's options, in their groups."""
+    groups: dict[str, Any] = {}
+    for field, option in options():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        groups[option.group].add_argument(
+            option.flag,
+            dest=field.name,
+            metavar=option.metavar,
+            type=_type(option),
+            default=field.default,
+            required=field.name == "runner",
+            help=f"{option.help}{_shown_default(field.default)}".replace("%", "%%"),
+        )
+    groups["Clients"].add_argument(
+        "--port",
+        metavar="N",
+        type=_checked(parse_port),
+        help="Short for --listen with another port.",
+    )
+
+
+def _type(option: Option) -> Callable[[str], Any]:
+    return _checked(option.parse)
+
+
+def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """argparse shows a ValueError's text only if it comes as its own exception."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def _shown_default(value: Any) -> str:
+    return "" if value is None else f" [{value}]"
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    names = [field.name for field in dataclasses.fields(Config)]
+    config = Config(**{name: getattr(arguments, name) for name in names})
+    if arguments.port is not None:
+        listen = ListenAddress(config.listen.host, arguments.port)
+        config = dataclasses.replace(config, listen=listen)
+    return config

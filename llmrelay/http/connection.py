@@ -1,0 +1,255 @@
+"""One connection's life: request after request, each with its handler, its watch and its end.
+
+While a handler runs, a watch beside it keeps reading: a client that resets the connection has its
+handler cancelled. The end of a client's bytes does not tell one that left from one that only
+finished sending; a write does, because a closed socket answers it with RST. Before the first byte
+of the response that write is an interim "100 Continue", repeated at growing intervals.
+
+Knows no parsing (incoming.py) and no listening (server.py); gives the application an Exchange and
+writes the access log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+from ..config import Config
+from ..errors import RelayError
+from . import guard, outgoing
+from .events import Headers, Request
+from .exchange import Exchange, Handler, new_request_id
+from .incoming import Incoming
+from .responses import Header
+
+logger = logging.getLogger("llmrelay.http")
+access_logger = logging.getLogger("llmrelay.access")
+
+# How an error looks to its client: (request if known, request id, error) -> headers, body.
+RenderError = Callable[[Request | None, str, RelayError], tuple[list[Header], bytes]]
+
+# Intervals at which a client that has ended is asked whether it still reads: the first two come
+# within a second, which is when a person has let go of Ctrl-C.
+FIRST_PROBE_S: Final = 0.2
+MAX_PROBE_S: Final = 5.0
+
+# Stands for a request that could not be read.
+_UNREADABLE: Final = Request(
+    method="-",
+    target="-",
+    path="-",
+    query="",
+    authority="",
+    version=(1, 1),
+    headers=Headers(),
+    keep_alive=False,
+    expect_continue=False,
+    framing=None,
+)
+
+
+class Connection:
+    """A client's connection, from its first byte to its last.
+
+    Args:
+        loopback: whether the listener takes connections of this machine alone.
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        config: Config,
+        handler: Handler,
+        render_error: RenderError,
+        *,
+        loopback: bool,
+    ) -> None:
+        self._writer = writer
+        self._transport = writer.transport
+        self._transport.set_write_buffer_limits(high=outgoing.HIGH_WATER_BYTES)
+        self._incoming = Incoming(reader, config)
+        self._config = config
+        self._handler = handler
+        self._render_error = render_error
+        self._loopback = loopback
+        self._loop = asyncio.get_running_loop()
+        self._lost: asyncio.Task[None] | None = None
+        self._exchange: Exchange | None = None
+        self._draining = False
+        self._peer = _peer_name(self._transport)
+
+    async def run(self) -> None:
+        """Serve the connection until it ends; cancel to cut it off."""
+        await self._until_closed(self._serve())
+
+    async def turn_away(self, error: RelayError) -> None:
+        """Answer with `error` before anything was asked, and close."""
+        await self._until_closed(self._refuse(error))
+
+    def drain(self) -> None:
+        """Close at once if no request has begun to come; else after the answer to it."""
+        self._draining = True
+        self._incoming.stop_waiting()
+        if self._exchange is not None:
+            self._exchange.keep_alive = False
+
+    async def _until_closed(self, serving: Coroutine[None, None, None]) -> None:
+        try:
+            await serving
+        except OSError:
+            pass  # the client reset the connection: there is nobody to tell
+        finally:
+            outgoing.close(self._transport)
+            await asyncio.wait({self._until_lost()})
+
+    async def _serve(self) -> None:
+        while True:
+            try:
+                request = await self._incoming.next_request()
+            except RelayError as error:
+                await self._refuse(error)
+                return
+            if request is None:
+                return
+            if not await self._answer(request):
+                await self._hang_up()
+                return
+
+    async def _refuse(self, error: RelayError) -> None:
+        """Answer what could not be read as a request: where the next one starts is not known."""
+        begun_at_s = self._loop.time()
+        exchange = self._open_exchange(_UNREADABLE)
+        self._fail(exchange, None, error)
+        self._log(exchange, begun_at_s)
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Close so that the client can read all that was written (RFC 9112, section 9.6)."""
+        if self._transport.is_closing():
+            return
+        # A client that does not read what it asked for is idle, and gets an idle one's time.
+        if await outgoing.flush(self._writer, self._config.keep_alive_s):
+            self._transport.write_eof()
+            await self._incoming.linger()
+
+    # --- One exchange -----------------------------------------------------------------------
+
+    def _open_exchange(self, request: Request) -> Exchange:
+        exchange = Exchange(request, new_request_id(), self._incoming, self._writer)
+        exchange.keep_alive = request.keep_alive and not self._draining
+        return exchange
+
+    async def _answer(self, request: Request) -> bool:
+        """Run the handler and the watch; whether the connection is good for another request."""
+        begun_at_s = self._loop.time()
+        self._exchange = exchange = self._open_exchange(request)
+        try:
+            async with asyncio.TaskGroup() as group:
+                handling = group.create_task(self._handle(exchange))
+                watching = group.create_task(self._watch(exchange, handling))
+                handling.add_done_callback(lambda _: watching.cancel())
+        finally:
+            self._exchange = None
+            exchange.cut()  # whatever kept it from its end; does nothing to one that has ended
+            self._log(exchange, begun_at_s)
+        if not exchange.keep_alive or self._transport.is_closing():
+            return False
+        if exchange.congested and not await outgoing.flush(self._writer, self._config.keep_alive_s):
+            return False
+        return await self._incoming.discard_body()
+
+    async def _handle(self, exchange: Exchange) -> None:
+        try:
+            guard.check(exchange.request, loopback=self._loopback)
+            await self._handler(exchange)
+            if not exchange.finished:
+                raise RuntimeError("the handler returned before the end of its answer")
+        except RelayError as error:
+            self._fail(exchange, exchange.request, error)
+        except Exception:
+            logger.exception("A handler failed (%s).", exchange.request_id)
+            bug = RelayError("The server hit a bug of its own; its log has the details.")
+            self._fail(exchange, exchange.request, bug)
+
+    def _fail(self, exchange: Exchange, request: Request | None, error: RelayError) -> None:
+        """The answer is an error: a whole one if nothing has gone out, else a broken one."""
+        if exchange.started:
+            exchange.cut()
+            return
+        headers, body = self._render_error(request, exchange.request_id, error)
+        headers = [*headers, ("Cache-Control", "no-store")]
+        if error.retry_after_s is not None:
+            headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after_s)))))
+        if error.allow:
+            headers.append(("Allow", ", ".join(error.allow)))
+        exchange.respond(error.status, headers, body)
+
+    async def _watch(self, exchange: Exchange, handling: asyncio.Task[None]) -> None:
+        """Cancel the handler when the client is gone; itself cancelled when the handler ends."""
+        try:
+            await self._incoming.read_ahead()
+            # Nothing more is read, so only a write can tell; after the response's first byte its
+            # own writes do.
+            interval_s = FIRST_PROBE_S
+            while exchange.interim():
+                await asyncio.wait({self._until_lost()}, timeout=interval_s)
+                interval_s = min(2 * interval_s, MAX_PROBE_S)
+            await asyncio.wait({self._until_lost()})
+        except OSError:
+            pass
+        exchange.client_gone = True
+        handling.cancel()
+
+    def _until_lost(self) -> asyncio.Task[None]:
+        """The task that is done once the transport is closed, by whomever; made when first needed.
+
+        One for the whole connection: cancelling `wait_closed` itself would leave the StreamWriter
+        with a cancelled future for everyone who asks later.
+        """
+        if self._lost is None:
+            self._lost = self._loop.create_task(self._wait_closed())
+        return self._lost
+
+    async def _wait_closed(self) -> None:
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    # --- The access log ---------------------------------------------------------------------
+
+    def _log(self, exchange: Exchange, begun_at_s: float) -> None:
+        """One line per exchange. The path goes in without its query, which may hold a prompt."""
+        fields: dict[str, object] = {
+            "peer": self._peer,
+            "method": exchange.request.method,
+            "path": exchange.request.path,
+            "status": exchange.status,
+            "bytes": exchange.bytes_written,
+            "duration_ms": _ms(self._loop.time() - begun_at_s),
+            "first_byte_ms": exchange.first_byte_at_s
+            and _ms(exchange.first_byte_at_s - begun_at_s),
+            "ended": exchange.ending,
+            "request_id": exchange.request_id,
+            **exchange.log_fields,
+        }
+        line = (
+            "{peer} {method} {path} {status} {bytes} B {duration_ms} ms"
+            " (first byte {first_byte_ms} ms) {ended} {request_id}"
+        )
+        access_logger.info("%s", line.format_map(fields), extra={"fields": fields})
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+def _peer_name(transport: asyncio.BaseTransport) -> str:
+    """`address:port`, or empty where there is none any more."""
+    name = transport.get_extra_info("peername")
+    if not isinstance(name, tuple):
+        return ""
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"

@@ -1,0 +1,252 @@
+"""One request and its answer: what the application gets to work with.
+
+The answer is either whole (`respond`) or streamed (`start`, `write` ..., `finish`). One that breaks
+midway is `cut`: then nothing that the client reads looks like its end. `write` is the hot path:
+one transport write per delta, no task, no future, no timer.
+
+Knows no socket's life and no other exchange: connection.py makes one per request and reads from it
+how the answer ended. Called by the application, in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from .events import Request
+from .incoming import Incoming
+from .outgoing import reset
+from .responses import CONTINUE, Header, encode_head, encode_last_chunk, http_date
+
+# RFC 9110, sections 6.4.1 and 8.6: these never have a body, and 204 no Content-Length either.
+_BODYLESS: Final = frozenset({204, 304})
+# The server's to say: a response never carries two framings, or one that its bytes do not follow.
+_OWN_HEADERS: Final = frozenset({"connection", "content-length", "date", "transfer-encoding"})
+
+
+def new_request_id() -> str:
+    """A name for a request that cannot be guessed or repeated."""
+    return "req_" + os.urandom(12).hex()
+
+
+class Exchange:
+    """A request and the means to answer it.
+
+    Attributes:
+        request: its head.
+        request_id: random, sent as X-Request-Id.
+        log_fields: more fields for the access log's line; never prompt or answer text.
+        started: a response was begun; its status cannot change any more.
+        finished: nothing more will be written: the response is whole, or was cut.
+        complete: the response is whole, and was handed over while the client was there.
+        client_gone: the client went away before that.
+        status: the response's, None before it was begun.
+        bytes_written: of the payload.
+        first_byte_at_s: the loop's time when the response was begun, in seconds.
+        keep_alive: whether the connection is for another exchange after this one; the response's
+            head tells the client, so it may be set until then.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        request_id: str,
+        incoming: Incoming,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.log_fields: dict[str, object] = {}
+        self.started = False
+        self.finished = False
+        self.complete = False
+        self.client_gone = False
+        self.status: int | None = None
+        self.bytes_written = 0
+        self.first_byte_at_s: float | None = None
+        self.keep_alive = request.keep_alive
+        self._incoming = incoming
+        self._writer = writer
+        # StreamWriter.transport is a property; the hot path goes straight to its target.
+        self._transport = writer.transport
+        self._loop = asyncio.get_running_loop()
+        self._chunked = False
+        self._muted = True  # no body goes out: not started, finished, HEAD, 204, 304
+        self._continued = False
+
+    # --- The request's body -----------------------------------------------------------------
+
+    async def read_body(self) -> bytes:
+        """The request's whole body, of config.max_body_bytes at most; to be called once.
+
+        Sends "100 Continue" first if the client waits for it (RFC 9110, section 10.1.1).
+
+        Raises:
+            RelayError: BadRequest, ContentTooLarge or RequestTimeout, for the client as they are.
+        """
+        return await self._incoming.read_body(self._ask_for_body)
+
+    def _ask_for_body(self) -> None:
+        if self.request.expect_continue and not self._continued:
+            self._continued = True
+            self.interim()
+
+    def interim(self) -> bool:
+        """Send "100 Continue", which a client skips and a closed socket answers with RST.
+
+        Returns:
+            Whether that was possible: HTTP/1.1, and no response begun.
+        """
+        if self.started or self.request.version < (1, 1) or self._transport.is_closing():
+            return False
+        self._transport.write(CONTINUE)
+        return True
+
+    # --- A whole response -------------------------------------------------------------------
+
+    def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        """Send a whole response with its Content-Length; without body for HEAD, 204 and 304.
+
+        Raises:
+            ValueError: a header that cannot be sent, or that is the server's own to send.
+            RuntimeError: a response was begun before.
+        """
+        framing = [] if status in _BODYLESS else [("Content-Length", str(len(body)))]
+        head = self._head(status, headers, framing)
+        if self.request.method == "HEAD" or status in _BODYLESS:
+            body = b""
+        if not self._transport.is_closing():
+            self._transport.write(head + body)
+            self.bytes_written = len(body)
+            self.complete = True
+        self.finished = True
+
+    # --- A streamed response ----------------------------------------------------------------
+
+    def start(self, status: int, headers: Sequence[Header]) -> None:
+        """Send the head of a response whose length is not known.
+
+        HTTP/1.1 clients get chunked coding; for HTTP/1.0 the connection's end is the body's end.
+
+        Raises:
+            ValueError, RuntimeError: as respond.
+        """
+        bodyless = status in _BODYLESS
+        chunked = self.request.version >= (1, 1) and not bodyless
+        if not chunked and not bodyless:
+            self.keep_alive = False
+        framing = [("Transfer-Encoding", "chunked")] if chunked else []
+        head = self._head(status, headers, framing)
+        self._chunked = chunked
+        self._muted = bodyless or self.request.method == "HEAD"
+        if not self._transport.is_closing():
+            self._transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body as one chunk. Does nothing if the client is gone, or for HEAD.
+
+        Never waits: a caller that writes much looks at `congested`.
+
+        Raises:
+            RuntimeError: no response was begun, or it was finished.
+        """
+        if self._muted:
+            self._check_muted()
+        elif data and not self._transport.is_closing():
+            self.bytes_written += len(data)
+            # responses.encode_chunk, without the call.
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def _check_muted(self) -> None:
+        # After a cut the rest of an answer may still be on its way here; after finish it may not.
+        if not self.started or self.complete:
+            raise RuntimeError("write() outside of start() and finish()")
+
+    def finish(self, trailers: Sequence[Header] = ()) -> None:
+        """End a streamed response. Trailers go to HTTP/1.1 clients only, the rest cannot get them.
+
+        Raises:
+            ValueError: a trailer that cannot be sent.
+            RuntimeError: no streamed response is going on.
+        """
+        if not self.started or self.finished:
+            raise RuntimeError("finish() without start(), or twice")
+        end = encode_last_chunk(trailers)
+        if not self._transport.is_closing():
+            if self._chunked and not self._muted:
+                self._transport.write(end)
+            self.complete = True
+        self.finished = self._muted = True
+
+    def cut(self) -> None:
+        """End a response that broke midway, so that the client can tell.
+
+        What was written still arrives; then the connection ends without the last chunk. Where a
+        plain end would look like a whole answer (HTTP/1.0), it is reset instead. The connection
+        closes as soon as the handler returns. Does nothing after the end.
+        """
+        if self.finished:
+            return
+        self.finished = self._muted = True
+        self.keep_alive = False
+        if self.started and not self._chunked:
+            reset(self._transport)
+
+    @property
+    def ending(self) -> str:
+        """How the exchange ended: complete, client_gone, or cut (by us)."""
+        if self.complete:
+            return "complete"
+        # finished without being complete or cut: written into a closed connection
+        return "client_gone" if self.client_gone else "cut"
+
+    # --- The client's pace ------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """Whether the client reads so slowly that over outgoing.HIGH_WATER_BYTES wait for it."""
+        transport = self._transport
+        return (
+            not transport.is_closing()
+            and transport.get_write_buffer_size() > transport.get_write_buffer_limits()[1]
+        )
+
+    async def drained(self) -> None:
+        """Wait until the client has read most of what waits for it, or is gone.
+
+        There is no limit in here: how long an answer may stand still is the application's to say.
+        """
+        with contextlib.suppress(OSError):  # gone; the handler is about to be cancelled
+            await self._writer.drain()
+
+    # --- Heads ------------------------------------------------------------------------------
+
+    def _head(self, status: int, headers: Sequence[Header], framing: list[Header]) -> bytes:
+        """A final response's head; from here on the response is begun."""
+        if self.started or self.finished:
+            raise RuntimeError("a response was begun before")
+        if status < 200:
+            raise ValueError(f"{status} is no final status")
+        if own := _OWN_HEADERS.intersection(name.lower() for name, _ in headers):
+            raise ValueError(f"the server itself sends {', '.join(sorted(own))}")
+        self.keep_alive = self.keep_alive and self._incoming.reusable
+        head = encode_head(status, [*headers, *framing, *self._server_headers()])
+        self.started = True
+        self.status = status
+        self.first_byte_at_s = self._loop.time()
+        return head
+
+    def _server_headers(self) -> list[Header]:
+        headers = [("Date", http_date(int(time.time()))), ("X-Request-Id", self.request_id)]
+        if not self.keep_alive:
+            headers.append(("Connection", "close"))
+        elif self.request.version < (1, 1):
+            headers.append(("Connection", "keep-alive"))
+        return headers
+
+
+Handler = Callable[[Exchange], Awaitable[None]]

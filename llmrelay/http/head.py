@@ -1,0 +1,200 @@
+"""What a request's head means: its lines to one Request, or the RelayError that refuses it.
+
+Two parties that read one head differently are how requests are smuggled, so whatever the grammar
+of RFC 9110 and 9112 does not allow is refused, never repaired. What is said twice (Host,
+Content-Length) is refused even where both agree.
+
+Pure functions over whole lines; knows no buffer, no socket and no clock. Used by http11.py, which
+finds the lines, and by guard.py, which reads authorities as this file does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple
+
+from ..errors import BadRequest, ExpectationFailed, NotImplementedHere, VersionNotSupported
+from .events import Headers, Request
+
+# RFC 9110, section 5.6.2.
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+
+# RFC 9112, section 3: single spaces, nothing around them. A target is any visible ASCII: browsers
+# send `{|}` raw, which the grammar of RFC 3986 would refuse.
+_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+# RFC 9112, section 5: no white space before the colon, and no control but HTAB in the value.
+_FIELD_LINE: Final = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
+# RFC 9110, section 4.2.1 and RFC 3986, section 3.2.2: IPv6 in brackets or a reg-name, and a port.
+_AUTHORITY: Final = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]+)\]|((?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+))(?::([0-9]*))?"
+)
+_ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?]*)(.*)", re.IGNORECASE)
+# 19 digits hold every length that anyone can mean; the check comes before int() does any work.
+_CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,19}")
+
+
+class RequestLine(NamedTuple):
+    """The three parts of a request line; `version` as in Request."""
+
+    method: str
+    target: str
+    version: tuple[int, int]
+
+
+def parse_request_line(line: bytes) -> RequestLine:
+    """A line without its CRLF -> its parts.
+
+    Raises:
+        BadRequest: it is none (RFC 9112, section 3), HTTP/0.9's form included.
+        VersionNotSupported: another major version, HTTP/2's preface included.
+    """
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise BadRequest("The request line is not `METHOD target HTTP/1.1`.")
+    method, target, major, minor = match.groups()
+    if major != b"1":
+        raise VersionNotSupported("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+    return RequestLine(method.decode(), target.decode(), (1, 0 if minor == b"0" else 1))
+
+
+def parse_field_line(line: bytes) -> tuple[str, str]:
+    """A header or trailer line without its CRLF -> lower-case name, value without outer blanks.
+
+    Raises:
+        BadRequest: it is none (RFC 9112, section 5), obs-fold included (section 5.2).
+    """
+    match = _FIELD_LINE.fullmatch(line)
+    if match is None:
+        if line[:1] in (b" ", b"\t"):
+            raise BadRequest("A header line starts with a blank: folded headers are not read.")
+        raise BadRequest("A header line is not `name: value`, or has a control character in it.")
+    name, value = match.groups()
+    return name.decode().lower(), value.strip(b" \t").decode("latin-1")
+
+
+def make_request(line: RequestLine, fields: Iterable[tuple[str, str]]) -> Request:
+    """A request line and its header fields -> the Request.
+
+    Raises:
+        BadRequest: framing, Host or target contradict themselves or the RFC.
+        NotImplementedHere: CONNECT, TRACE, or a transfer coding other than chunked.
+        ExpectationFailed: Expect asks for something else than 100-continue.
+    """
+    method, target, version = line
+    headers = Headers(tuple(fields))
+    framing = _framing(headers, version)
+    host = _host(headers, version)
+    if method in ("CONNECT", "TRACE"):
+        # A tunnel or an echo of the client's own headers: nothing here offers either.
+        raise NotImplementedHere(f"{method} is not offered here.")
+    authority, path, query = _split_target(method, target, host)
+    options = _list(headers, "connection")
+    return Request(
+        method=method,
+        target=target,
+        path=path,
+        query=query,
+        authority=authority,
+        version=version,
+        headers=headers,
+        # RFC 9112, section 9.3: close wins; HTTP/1.0 has to ask.
+        keep_alive="close" not in options and (version >= (1, 1) or "keep-alive" in options),
+        expect_continue=_expects_continue(headers, version),
+        framing=framing,
+    )
+
+
+def split_authority(text: str) -> tuple[str, int | None]:
+    """`host[:port]` -> the host in lower case (IPv6 in its brackets) and the port, None if unsaid.
+
+    Raises:
+        ValueError: it is not `uri-host [":" port]` of RFC 9110, section 7.2.
+    """
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        raise ValueError("not host[:port]")
+    ipv6, name, port = match.groups()
+    if ipv6 is not None:
+        ipaddress.IPv6Address(ipv6)  # raises a ValueError
+    if port and (len(port) > 5 or int(port) > 65535):
+        raise ValueError("no TCP port")
+    return (name or f"[{ipv6}]").lower(), int(port) if port else None
+
+
+def _list(headers: Headers, name: str) -> list[str]:
+    """The members of a list-valued field, in lower case (RFC 9110, section 5.6.1)."""
+    return [item.strip(" \t").lower() for v in headers.get_all(name) for item in v.split(",")]
+
+
+def _framing(headers: Headers, version: tuple[int, int]) -> int | Literal["chunked"] | None:
+    """How the body's end is found (RFC 9112, section 6.3)."""
+    lengths = headers.get_all("content-length")
+    codings = _list(headers, "transfer-encoding")
+    if codings:
+        if lengths:
+            raise BadRequest("Content-Length and Transfer-Encoding are both there; send one.")
+        if version < (1, 1):
+            raise BadRequest("HTTP/1.0 has no Transfer-Encoding; send Content-Length.")
+        # "If ... the chunked transfer coding is not the final encoding, ... the server MUST
+        # respond with the 400". That comes before the 501 that an unknown coding SHOULD get.
+        if codings[-1] != "chunked" or "" in codings or codings.count("chunked") > 1:
+            raise BadRequest("Transfer-Encoding has to be `chunked`, once and last.")
+        if len(codings) > 1:
+            raise NotImplementedHere("Of all transfer codings, only `chunked` is read here.")
+        return "chunked"
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not _CONTENT_LENGTH.fullmatch(lengths[0]):
+        raise BadRequest("Content-Length has to be one decimal number.")
+    return int(lengths[0])
+
+
+def _host(headers: Headers, version: tuple[int, int]) -> str:
+    """Host's value; empty only for HTTP/1.0 without one (RFC 9112, section 3.2)."""
+    hosts = headers.get_all("host")
+    if not hosts and version < (1, 1):
+        return ""
+    if len(hosts) != 1:
+        raise BadRequest("A request needs exactly one Host header.")
+    return _checked_authority(hosts[0], "Host")
+
+
+def _checked_authority(text: str, where: str) -> str:
+    try:
+        split_authority(text)
+    except ValueError:
+        raise BadRequest(f"{where} does not name a host as `host` or `host:port`.") from None
+    return text
+
+
+def _split_target(method: str, target: str, host: str) -> tuple[str, str, str]:
+    """A request target -> authority, path and query (RFC 9112, sections 3.2.1 to 3.2.4)."""
+    if "#" in target:
+        raise BadRequest("The request target has a fragment (`#`), which clients keep.")
+    if target == "*":
+        if method != "OPTIONS":
+            raise BadRequest("The request target `*` is for OPTIONS.")
+        return host, "*", ""
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+        return host, path, query
+    absolute = _ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None:
+        raise BadRequest("The request target is no path, `http://` URL or `*`.")
+    # "the origin server MUST ignore the received Host header field (if any) and instead use the
+    # host information of the request-target." User information in it is refused as malformed.
+    authority = _checked_authority(absolute[1], "The request target")
+    path, _, query = absolute[2].partition("?")
+    if not path:
+        path = "*" if method == "OPTIONS" and not query else "/"
+    return authority, path, query
+
+
+def _expects_continue(headers: Headers, version: tuple[int, int]) -> bool:
+    """Whether the client waits for "100 Continue" (RFC 9110, section 10.1.1)."""
+    expected = _list(headers, "expect")
+    if any(item != "100-continue" for item in expected):
+        raise ExpectationFailed("Of all expectations, only 100-continue can be met.")
+    return bool(expected) and version >= (1, 1)  # "in an HTTP/1.0 request MUST ignore"

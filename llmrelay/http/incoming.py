@@ -1,0 +1,229 @@
+"""The client's bytes on one connection: who reads them, for how long, and how far ahead.
+
+At any time one coroutine reads the socket: `next_request` between exchanges, `read_ahead` beside a
+running handler (which takes the body with `read_body`), `discard_body` and `linger` after it. Every
+wait has a deadline that was set before it began; no byte resets one.
+
+Knows no response and no application. Held by connection.py; turns bytes into events by http11.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from ..config import Config
+from ..errors import RelayError, RequestTimeout
+from .events import NEED_DATA, Data, EndOfMessage, Request
+from .http11 import RequestParser
+
+READ_BYTES: Final = 64 * 1024
+# Read beside a running handler, so that its client's going is noticed; more waits in the kernel.
+READ_AHEAD_BYTES: Final = 64 * 1024
+# A body that nobody wanted is read to its end if that is cheaper than a new connection.
+DISCARD_BYTES: Final = 64 * 1024
+DISCARD_S: Final = 1.0
+# How long and how much is read for an error to arrive (RFC 9112, section 9.6).
+LINGER_BYTES: Final = 16 * 1024 * 1024
+LINGER_S: Final = 2.0
+# The least rate of a body.
+BODY_BYTES_PER_S: Final = 1024
+
+
+class Incoming:
+    """The reading side of one connection.
+
+    Attributes:
+        ended: the client has sent its last byte; it may still read.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, config: Config) -> None:
+        self._reader = reader
+        self._config = config
+        self._parser = RequestParser(
+            config.max_head_bytes, config.max_headers, config.max_body_bytes
+        )
+        self._loop = asyncio.get_running_loop()
+        self._idle_limit: asyncio.Timeout | None = None  # while waiting for a first byte
+        self._may_wait = True
+        self._received = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._unread: int | None = 0  # of the request's body; None if its length is unsaid
+        self._unasked = False  # the client may be waiting for "100 Continue" and send nothing
+        self._broken = False
+        self.ended = False
+
+    async def next_request(self) -> Request | None:
+        """Wait for the next request's head.
+
+        Returns:
+            None if none came: the client ended, was idle for keep_alive_s, or `stop_waiting`.
+
+        Raises:
+            RelayError: the head is refused; RequestTimeout if it was not whole head_timeout_s after
+                its first byte.
+            OSError: the connection is lost.
+        """
+        idle_s = self._config.keep_alive_s if self._may_wait else 0
+        try:
+            async with asyncio.timeout(idle_s) as limit:
+                self._idle_limit = limit
+                request = await self._read_head(limit)
+        except TimeoutError:
+            if self._idle_limit is not None:
+                return None
+            raise RequestTimeout("The request's head did not arrive in time.") from None
+        finally:
+            self._idle_limit = None
+        if request is not None:
+            self._unread = None if request.framing == "chunked" else request.framing or 0
+            self._unasked = request.expect_continue
+            if self._unread == 0:
+                self._parser.next_event()  # EndOfMessage: there is nothing to wait for
+        return request
+
+    async def _read_head(self, limit: asyncio.Timeout) -> Request | None:
+        while True:
+            event = self._parser.next_event()
+            if isinstance(event, Request):
+                return event
+            if self.ended:
+                return None
+            if self._idle_limit is not None and self._parser.buffered:
+                self._idle_limit = None
+                limit.reschedule(self._loop.time() + self._config.head_timeout_s)
+            await self._receive()
+
+    def stop_waiting(self) -> None:
+        """From now on `next_request` waits only for the rest of a request that has begun to come."""
+        self._may_wait = False
+        if self._idle_limit is not None and not self._idle_limit.expired():
+            self._idle_limit.reschedule(self._loop.time())
+
+    async def read_ahead(self) -> None:
+        """Read, within READ_AHEAD_BYTES, until the client ends.
+
+        Returns too when no more can be read before the exchange is over.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        while not self.ended:
+            if self._parser.buffered < READ_AHEAD_BYTES:
+                await self._receive()
+            elif self._unread == 0:
+                return
+            else:
+                self._taken.clear()
+                await self._taken.wait()
+
+    async def read_body(self, before_wait: Callable[[], None]) -> bytes:
+        """Take the whole body, while `read_ahead` reads.
+
+        Args:
+            before_wait: called before each wait for bytes: time to send "100 Continue".
+
+        Raises:
+            RelayError: malformed, too large (413), or too slow (408): body_timeout_s, and a second
+                more per KiB that came.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        deadline_s = self._loop.time() + self._config.body_timeout_s
+        try:
+            async with asyncio.timeout_at(deadline_s) as limit:
+                while not isinstance(event := self._next_body_event(), EndOfMessage):
+                    if isinstance(event, Data):
+                        pieces.append(event.data)
+                        size += len(event.data)
+                        limit.reschedule(deadline_s + size / BODY_BYTES_PER_S)
+                    else:
+                        before_wait()
+                        self._unasked = False
+                        self._received.clear()
+                        await self._received.wait()
+        except TimeoutError:
+            self._broken = True
+            raise RequestTimeout("The request's body did not arrive in time.") from None
+        return b"".join(pieces)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection is likely to be good for another request after this one."""
+        if self._broken or self._unasked:
+            return False
+        return self._unread is None or self._unread <= DISCARD_BYTES
+
+    async def discard_body(self) -> bool:
+        """Read what is left of the body, after the handler has ended, if it is little.
+
+        Returns:
+            Whether the next request can be read.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        if not self.reusable:
+            return False
+        left = DISCARD_BYTES
+        try:
+            async with asyncio.timeout(DISCARD_S):
+                while not isinstance(event := self._next_body_event(), EndOfMessage):
+                    if isinstance(event, Data):
+                        left -= len(event.data)
+                        if left < 0:
+                            return False
+                    else:
+                        await self._receive()
+        except (TimeoutError, RelayError):
+            return False
+        self._parser.next_cycle()
+        return True
+
+    async def linger(self) -> None:
+        """Read and drop until the client ends, so that no RST overtakes what it has yet to read.
+
+        "A server ... first performs a half-close by closing only the write side ... then continues
+        to read from the connection until it receives a corresponding close" (RFC 9112, 9.6).
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        left = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while left > 0 and not self.ended:
+                    data = await self._reader.read(READ_BYTES)
+                    self.ended = not data
+                    left -= len(data)
+        except TimeoutError:
+            pass
+
+    def _next_body_event(self) -> Data | EndOfMessage | None:
+        """The body's next event; None if bytes are needed."""
+        try:
+            event = self._parser.next_event()
+        except RelayError:
+            self._broken = True
+            raise
+        if event is NEED_DATA:
+            return None
+        if isinstance(event, Data):
+            if self._unread is not None:
+                self._unread -= len(event.data)
+            self._taken.set()
+            return event
+        assert isinstance(event, EndOfMessage), "a request inside a request"
+        self._unread = 0
+        self._unasked = False
+        return event
+
+    async def _receive(self) -> None:
+        data = await self._reader.read(READ_BYTES)
+        if data:
+            self._parser.feed(data)
+        else:
+            self._parser.feed_eof()
+            self.ended = True
+        self._received.set()

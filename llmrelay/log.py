@@ -1,0 +1,53 @@
+"""The log: lines on stderr, as text for people or as JSON for collectors.
+
+A record may carry `fields` (a dict), which JSON keeps apart and text leaves to the message. Neither
+prompts nor answers nor keys are ever logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+
+
+class TextFormatter(logging.Formatter):
+    """`12:34:56 info    llmrelay.runner: message`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        head = f"{clock} {record.levelname.lower():7} {record.name}: "
+        return head + _message(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line: time (RFC 3339), level, logger, message, and the record's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _message(record),
+            **getattr(record, "fields", {}),
+        }
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def _message(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    return text
+
+
+def configure(level: str, log_format: str) -> None:
+    """Sends the log to stderr; libraries are heard from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("llmrelay").setLevel(level.upper())

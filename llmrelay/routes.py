@@ -1,0 +1,60 @@
+"""Which URL means what: paths and methods to handlers.
+
+Knows the pool and the configuration because it hands them on; decides nothing else.
+"""
+
+from __future__ import annotations
+
+from .api import ops
+from .config import Config
+from .errors import MethodNotAllowed, NotFound, ShuttingDown
+from .http.exchange import Exchange, Handler
+from .relay import relay_chat
+from .runners.pool import Pool
+
+
+class Routes:
+    """The handler of every exchange."""
+
+    def __init__(self, pool: Pool, config: Config) -> None:
+        self.draining = False
+        self._pool = pool
+        self._config = config
+        self._table: dict[str, dict[str, Handler]] = {
+            "/chat": {"POST": self._chat},
+            "/healthz": {"GET": self._health, "HEAD": self._health},
+        }
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Hands the exchange to its handler.
+
+        Raises:
+            NotFound, MethodNotAllowed
+        """
+        request = exchange.request
+        if request.method == "OPTIONS" and request.path == "*":
+            exchange.respond(204, [], b"")
+            return
+        methods = self._table.get(request.path)
+        if methods is None:
+            raise NotFound(f"There is nothing here; there is {', '.join(self._table)}.")
+        handler = methods.get(request.method)
+        if handler is None:
+            raise MethodNotAllowed(
+                f"{request.path} takes {' or '.join(methods)} alone.", allow=tuple(methods)
+            )
+        await handler(exchange)
+
+    async def _chat(self, exchange: Exchange) -> None:
+        if self.draining:
+            raise ShuttingDown("This server is about to end; try again.", retry_after_s=1)
+        await relay_chat(exchange, self._pool, self._config)
+
+    async def _health(self, exchange: Exchange) -> None:
+        runner = self._pool.runner
+        status, body = ops.health(
+            {runner.name: "draining" if self.draining else runner.state.value},
+            self._pool.taken,
+            self._pool.queued,
+        )
+        exchange.respond(status, ops.JSON_HEADERS, body)

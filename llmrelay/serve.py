@@ -1,0 +1,132 @@
+"""`llmrelay serve`: puts the parts together, and takes them apart in order.
+
+Starts the runner first and listens when it is ready. SIGTERM or Ctrl-C drains: no new connections,
+running answers finish within the limit, the runner ends. A second signal ends at once. Knows every
+part and does none of their work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+
+from runner_payload.hardening import forbid_core_dumps
+
+from .api.errors import render_error
+from .config import Config
+from .errors import ConnectError
+from .http.server import Server
+from .routes import Routes
+from .runners.pool import Pool
+from .runners.runner import Runner
+from .secret import Secret
+from .values import HostAddress, ListenAddress
+
+logger = logging.getLogger("llmrelay")
+
+# The runner closes its upstream connections and says goodbye; a lost one is not waited for.
+RUNNER_END_S = 3.0
+
+
+class EndedBySignal(Exception):
+    """A signal ended the process at once: a second one, or one before anything was served."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        # What a shell says of a process that a signal ended.
+        self.exit_status = 128 + number
+
+
+class FrontEnd:
+    """A runner, the pool in front of it, and the HTTP server in front of that."""
+
+    def __init__(self, config: Config, host: HostAddress, key: Secret) -> None:
+        self._config = config
+        self._runner = Runner(host, config, key)
+        self._pool = Pool(self._runner, config)
+        self._routes = Routes(self._pool, config)
+        self._server = Server(config, self._routes, render_error)
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[ListenAddress], None]) -> None:
+        """Serves until `stop` is set, and drains.
+
+        Args:
+            on_ready: called with the address once clients can connect.
+
+        Raises:
+            ConnectError: the runner cannot be started, or the address not listened on.
+        """
+        ready = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                living = group.create_task(self._runner.run(ready.set))
+                try:
+                    await ready.wait()
+                    await self._server.start()
+                    on_ready(self._server.address)
+                    await stop.wait()
+                    await self._drain()
+                finally:
+                    # Only what a cancelled drain has left: a second one cuts it off.
+                    await self._server.drain(0)
+                    living.cancel()
+        except* ConnectError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _drain(self) -> None:
+        logger.info("draining: running answers have %g s", self._config.drain_s)
+        self._routes.draining = True
+        await self._server.drain(self._config.drain_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RUNNER_END_S):
+                await self._runner.stop()
+        logger.info("drained")
+
+
+async def serve(
+    config: Config,
+    host: HostAddress,
+    key: Secret,
+    on_ready: Callable[[ListenAddress], None],
+) -> None:
+    """Serves until SIGTERM or Ctrl-C has drained it.
+
+    Raises:
+        ConnectError: the runner cannot be started, or the address not listened on.
+        EndedBySignal: a signal that did not wait for the drain.
+    """
+    forbid_core_dumps()
+    task = asyncio.current_task()
+    assert task is not None
+    stop = asyncio.Event()
+    serving = False
+    fatal: EndedBySignal | None = None
+
+    def serving_now(address: ListenAddress) -> None:
+        nonlocal serving
+        serving = True
+        on_ready(address)
+
+    def on_signal(number: int) -> None:
+        nonlocal fatal
+        if serving and not stop.is_set():
+            stop.set()
+        else:
+            fatal = EndedBySignal(number)
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await FrontEnd(config, host, key).run(stop, serving_now)
+    except asyncio.CancelledError:
+        if fatal is not None:
+            raise fatal from None
+        raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

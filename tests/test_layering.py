@@ -1,0 +1,111 @@
+"""The rules of the house, as data: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Who may import a third-party package: prefix of the file's path -> packages.
+THIRD_PARTY = {
+    "llmrelay/runners/ssh.py": {"asyncssh"},
+    "llmrelay/demo/": {"asyncssh"},
+    "llmrelay/cli.py": {"uvloop"},
+    "runner_payload/upstream.py": {"openai", "httpx2"},
+    "runner_payload/deltas.py": {"jiter"},
+}
+
+# Prefix of the importer's path -> prefixes of modules that it must not import.
+FORBIDDEN = {
+    "llmrelay/http/": ["llmrelay.runners", "llmrelay.api", "llmrelay.relay", "runner_payload"],
+    "llmrelay/runners/": ["llmrelay.http", "llmrelay.api", "llmrelay.relay", "llmrelay.serve"],
+    "llmrelay/api/": ["asyncio", "llmrelay.runners", "llmrelay.relay", "llmrelay.http.server"],
+    "llmrelay/config.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
+    "llmrelay/errors.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
+    "llmrelay/http/http11.py": ["asyncio", "socket", "time", "logging"],
+    "llmrelay/http/events.py": ["asyncio", "socket", "time", "logging"],
+    "runner_payload/": ["llmrelay"],
+    "runner_payload/protocol.py": ["asyncio", "socket", "time", "logging"],
+    "runner_payload/sse.py": ["asyncio", "socket", "time", "logging"],
+    "runner_payload/deltas.py": ["asyncio", "socket", "time", "logging"],
+    # The flow goes one way: a part may not know what is put together from it.
+    "llmrelay/relay.py": ["llmrelay.serve", "llmrelay.cli", "llmrelay.routes"],
+}
+
+# What both sides share; everything else of the payload is text to the front-end.
+SHARED = {"runner_payload.protocol", "runner_payload.hardening"}
+
+MAX_LINES = 400
+
+
+def modules() -> list[str]:
+    files = [*ROOT.glob("llmrelay/**/*.py"), *ROOT.glob("runner_payload/*.py")]
+    return sorted(str(file.relative_to(ROOT)) for file in files)
+
+
+def imports(name: str) -> Iterator[str]:
+    """Every module that the file imports, absolute, at any depth of nesting."""
+    package = name.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            # `from . import x` may name a module or something in the package.
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+@pytest.mark.parametrize("name", modules())
+def test_third_party_packages_are_imported_only_where_they_belong(name: str) -> None:
+    allowed = {"llmrelay", "runner_payload", *sys.stdlib_module_names}
+    for prefix, packages in THIRD_PARTY.items():
+        if name.startswith(prefix):
+            allowed |= packages
+    assert {module.split(".")[0] for module in imports(name)} <= allowed
+
+
+@pytest.mark.parametrize("name", modules())
+def test_no_file_imports_what_it_may_not_know(name: str) -> None:
+    for prefix, forbidden in FORBIDDEN.items():
+        if name.startswith(prefix):
+            for module in imports(name):
+                assert not any(within(module, package) for package in forbidden), module
+
+
+@pytest.mark.parametrize("name", [n for n in modules() if n.startswith("llmrelay/")])
+def test_the_front_end_shares_only_the_protocol_with_the_payload(name: str) -> None:
+    shipped = {m for m in imports(name) if within(m, "runner_payload")}
+    assert all(any(within(m, shared) for shared in SHARED) for m in shipped)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_file_opens_with_what_it_is_for(name: str) -> None:
+    tree = ast.parse((ROOT / name).read_text())
+    if name.endswith("__init__.py") and not tree.body:
+        return
+    assert ast.get_docstring(tree), name
+
+
+@pytest.mark.parametrize("name", modules())
+def test_no_file_is_too_long(name: str) -> None:
+    assert len((ROOT / name).read_text().splitlines()) <= MAX_LINES
+
+
+def test_the_command_line_loads_no_ml_package() -> None:
+    script = "import llmrelay.cli, sys; print(*sorted(m.partition('.')[0] for m in sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    assert "asyncssh" in loaded
+    assert not {"openai", "httpx", "httpx2", "pydantic", "aiohttp"} & set(loaded)
