@@ -92,10 +92,14 @@ class Connection:
         await self._until_closed(self._refuse(error))
 
     def drain(self) -> None:
-        """Close at once if no request has begun to come; else after the answer to it."""
+        """Close at once if no request has begun to come; else after the answer to it.
+
+        An answer whose head is out can no longer say that it is the last. If the client has begun
+        to send its next request by then, that one's answer says so.
+        """
         self._draining = True
         self._incoming.stop_waiting()
-        if self._exchange is not None:
+        if self._exchange is not None and not self._exchange.started:
             self._exchange.keep_alive = False
 
     async def _until_closed(self, serving: Coroutine[None, None, None]) -> None:
@@ -115,6 +119,7 @@ class Connection:
                 await self._refuse(error)
                 return
             if request is None:
+                await self._flush()
                 return
             if not await self._answer(request):
                 await self._hang_up()
@@ -132,10 +137,13 @@ class Connection:
         """Close so that the client can read all that was written (RFC 9112, section 9.6)."""
         if self._transport.is_closing():
             return
-        # A client that does not read what it asked for is idle, and gets an idle one's time.
-        if await outgoing.flush(self._writer, self._config.keep_alive_s):
+        if await self._flush():
             self._transport.write_eof()
             await self._incoming.linger()
+
+    async def _flush(self) -> bool:
+        """Whether the client took all. One that does not read gets the time of an idle one."""
+        return await outgoing.flush(self._writer, self._config.keep_alive_s)
 
     # --- One exchange -----------------------------------------------------------------------
 
@@ -159,7 +167,7 @@ class Connection:
             self._log(exchange, begun_at_s)
         if not exchange.keep_alive or self._transport.is_closing():
             return False
-        if exchange.congested and not await outgoing.flush(self._writer, self._config.keep_alive_s):
+        if exchange.congested and not await self._flush():
             return False
         return await self._incoming.discard_body()
 
@@ -240,7 +248,8 @@ class Connection:
             "{peer} {method} {path} {status} {bytes} B {duration_ms} ms"
             " (first byte {first_byte_ms} ms) {ended} {request_id}"
         )
-        access_logger.info("%s", line.format_map(fields), extra={"fields": fields})
+        said = "".join(f" {name}={value}" for name, value in exchange.log_fields.items())
+        access_logger.info("%s", line.format_map(fields) + said, extra={"fields": fields})
 
 
 def _ms(seconds: float) -> float:

@@ -123,6 +123,7 @@ class Exchange:
             self._transport.write(head + body)
             self.bytes_written = len(body)
             self.complete = True
+        self.client_gone = not self.complete
         self.finished = True
 
     # --- A streamed response ----------------------------------------------------------------
@@ -180,6 +181,7 @@ class Exchange:
             if self._chunked and not self._muted:
                 self._transport.write(end)
             self.complete = True
+        self.client_gone = not self.complete
         self.finished = self._muted = True
 
     def cut(self) -> None:
@@ -201,7 +203,6 @@ class Exchange:
         """How the exchange ended: complete, client_gone, or cut (by us)."""
         if self.complete:
             return "complete"
-        # finished without being complete or cut: written into a closed connection
         return "client_gone" if self.client_gone else "cut"
 
     # --- The client's pace ------------------------------------------------------------------

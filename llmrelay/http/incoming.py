@@ -96,7 +96,7 @@ class Incoming:
             await self._receive()
 
     def stop_waiting(self) -> None:
-        """From now on `next_request` waits only for the rest of a request that has begun to come."""
+        """From now on let `next_request` wait only for a request that has begun to come."""
         self._may_wait = False
         if self._idle_limit is not None and not self._idle_limit.expired():
             self._idle_limit.reschedule(self._loop.time())

@@ -67,7 +67,9 @@ class Server:
                 self._connected, listen.host, listen.port, backlog=BACKLOG, start_serving=False
             )
         except OSError as error:
-            reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+            # asyncio of Python 3.13 drops EADDRNOTAVAIL's number when no address could be bound.
+            code = error.errno or errno.EADDRNOTAVAIL
+            reason = _REASONS.get(code, error.strerror or str(error))
             if isinstance(error, socket.gaierror):
                 reason = "the name does not resolve: choose an address of this machine"
             raise CannotListen(f"Cannot listen on {listen}: {reason} (--listen).") from error

@@ -1,0 +1,791 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+import pytest
+
+from llmrelay.errors import MethodNotAllowed, NotFound, QueueFull, RelayError
+from llmrelay.http.exchange import Exchange
+from llmrelay.http.incoming import READ_AHEAD_BYTES, READ_BYTES
+
+from .conftest import Run
+from .live import GET, Client, echo, get, post, serving, until
+
+
+class Held:
+    """A handler that waits to be let go, and says how far it came."""
+
+    def __init__(self, *, start: bool = False) -> None:
+        self.entered = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self._start = start
+
+    async def __call__(self, exchange: Exchange) -> None:
+        if self._start:
+            exchange.start(200, [])
+            exchange.write(b"begun")
+        self.entered.set()
+        try:
+            await self.let_go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if self._start:
+            exchange.finish()
+        else:
+            exchange.respond(200, [], b"done")
+
+
+def access_line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    [record] = [record for record in caplog.records if record.name == "llmrelay.access"]
+    fields = record.__dict__["fields"]
+    assert isinstance(fields, dict)
+    return fields
+
+
+# --- Whole and streamed responses ---------------------------------------------------------------
+
+
+def test_a_response_has_length_date_and_request_id_and_keeps_the_connection(run: Run) -> None:
+    async def subject() -> None:
+        async with serving() as server, Client(server) as client:
+            first = await client.ask(post(b"hello"))
+            second = await client.ask(get("/b"))
+            assert (first.status, first.body) == (200, b"/ hello")
+            assert (second.status, second.body) == (200, b"/b ")
+            assert first.headers["x-request-id"].startswith("req_")
+            assert first.headers["x-request-id"] != second.headers["x-request-id"]
+            assert first.headers["date"].endswith(" GMT")
+            assert "connection" not in first.headers
+
+    run(subject())
+
+
+def test_a_streamed_response_is_chunked_and_each_write_is_a_chunk_at_once(run: Run) -> None:
+    async def subject() -> None:
+        more = asyncio.Event()
+
+        async def handler(exchange: Exchange) -> None:
+            exchange.start(200, [("Content-Type", "text/plain"), ("Trailer", "X-End")])
+            exchange.write(b"one")
+            exchange.write(b"")
+            await more.wait()
+            exchange.write(b"0123456789abcdef")
+            exchange.finish([("X-End", "yes")])
+            assert exchange.bytes_written == 19
+
+        async with serving(handler) as server, Client(server) as client:
+            client.send(GET)
+            head = await client.head()
+            assert head.headers["transfer-encoding"] == "chunked"
+            assert await client.chunk() == b"one"
+            more.set()
+            assert await client.chunk() == b"0123456789abcdef"
+            assert await client.chunk() == b""
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"X-End: yes\r\n\r\n"
+            assert (await client.ask(GET)).body == b"one0123456789abcdef"
+
+    run(subject())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_head_gets_the_headers_of_get_and_no_body(run: Run, whole: bool) -> None:
+    async def handler(exchange: Exchange) -> None:
+        if whole:
+            exchange.respond(200, [("X-A", "b")], b"hello")
+        else:
+            exchange.start(200, [("X-A", "b")])
+            exchange.write(b"hello")
+            exchange.finish([("X-T", "y")])
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            head = await client.ask(get(method="HEAD"))
+            full = await client.ask(GET)
+            names = {"date", "x-request-id"}
+            assert {n: v for n, v in head.headers.items() if n not in names} == {
+                n: v for n, v in full.headers.items() if n not in names
+            }
+            assert full.body == b"hello"
+
+    run(subject())
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_no_content_has_neither_body_nor_framing(run: Run, status: int) -> None:
+    async def handler(exchange: Exchange) -> None:
+        if exchange.request.path == "/whole":
+            exchange.respond(status, [], b"")
+        else:
+            exchange.start(status, [])
+            exchange.write(b"no")
+            exchange.finish()
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            for path in ("/whole", "/streamed"):
+                response = await client.ask(get(path))
+                assert response.status == status
+                assert not {"content-length", "transfer-encoding"} & response.headers.keys()
+
+    run(subject())
+
+
+def test_http_1_0_gets_a_close_delimited_stream(run: Run) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.start(200, [])
+        exchange.write(b"one")
+        exchange.write(b"two")
+        exchange.finish([("X-T", "y")])
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            response = await client.ask(get("/", "Connection: keep-alive", version="1.0"))
+            assert "transfer-encoding" not in response.headers
+            assert response.body == b"onetwo"
+
+    run(subject())
+
+
+def test_http_1_0_keeps_the_connection_only_if_asked(run: Run) -> None:
+    async def subject() -> None:
+        async with serving() as server, Client(server) as client:
+            kept = await client.ask(get("/", "Connection: keep-alive", version="1.0"))
+            assert kept.headers["connection"] == "keep-alive"
+            closed = await client.ask(get("/", version="1.0"))
+            assert closed.headers["connection"] == "close"
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+def test_connection_close_is_honoured(run: Run) -> None:
+    async def subject() -> None:
+        async with serving() as server, Client(server) as client:
+            response = await client.ask(get("/", "Connection: close") + GET)
+            assert response.headers["connection"] == "close"
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+def test_pipelined_requests_are_answered_in_order_and_a_bad_one_last(run: Run) -> None:
+    async def subject() -> None:
+        async with serving() as server, Client(server) as client:
+            client.send(post(b"x" * 500) + get("/2") + get("/3") + b"bad\r\n" + get("/4"))
+            assert (await client.response()).body == b"/ " + b"x" * 500
+            assert (await client.response()).body == b"/2 "
+            assert (await client.response()).body == b"/3 "
+            bad = await client.response()
+            assert (bad.status, bad.body) == (400, b"unread bad_request")
+            assert bad.headers["connection"] == "close"
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+def test_the_application_cannot_break_the_framing(run: Run) -> None:
+    raised: list[type[Exception]] = []
+
+    def attempt(what: Any, *arguments: Any) -> None:
+        try:
+            what(*arguments)
+        except (ValueError, RuntimeError) as error:
+            raised.append(type(error))
+
+    async def handler(exchange: Exchange) -> None:
+        attempt(exchange.write, b"early")
+        attempt(exchange.finish)
+        attempt(exchange.respond, 200, [("Content-Length", "3")], b"")
+        attempt(exchange.start, 200, [("transfer-encoding", "gzip")])
+        attempt(exchange.start, 200, [("X-A", "b\r\nX-B: c")])
+        attempt(exchange.start, 103, [])
+        exchange.start(200, [])
+        attempt(exchange.start, 200, [])
+        attempt(exchange.respond, 200, [], b"")
+        exchange.finish()
+        attempt(exchange.finish)
+        attempt(exchange.write, b"late")
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            assert (await client.ask(GET)).body == b""
+
+    run(subject())
+    runtime, value = RuntimeError, ValueError
+    assert raised == [runtime] * 2 + [value] * 4 + [runtime] * 4
+
+
+# --- Errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "header"),
+    [
+        (NotFound("x"), 404, None),
+        (MethodNotAllowed("x", allow=("GET", "POST")), 405, ("allow", "GET, POST")),
+        (QueueFull("x", retry_after_s=0.1), 503, ("retry-after", "1")),
+        (QueueFull("x", retry_after_s=1.2), 503, ("retry-after", "2")),
+    ],
+)
+def test_a_relay_error_before_the_first_byte_is_a_whole_answer(
+    run: Run, error: RelayError, status: int, header: tuple[str, str] | None
+) -> None:
+    async def handler(exchange: Exchange) -> None:
+        if exchange.request.path == "/bad":
+            raise error
+        await echo(exchange)
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            response = await client.ask(get("/bad"))
+            assert (response.status, response.body) == (status, f"/bad {error.code}".encode())
+            assert response.headers["content-type"] == "text/plain"
+            assert response.headers["cache-control"] == "no-store"
+            assert "x-request-id" in response.headers
+            assert header is None or header in response.headers.items()
+            assert header is not None or not {"allow", "retry-after"} & response.headers.keys()
+            assert (await client.ask(get("/next"))).body == b"/next "
+
+    run(subject())
+
+
+def test_a_bug_of_the_handler_is_logged_once_and_answered_with_500(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(exchange: Exchange) -> None:
+        raise KeyError("secret detail")
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            response = await client.ask(GET)
+            assert (response.status, response.body) == (500, b"/ internal_error")
+
+    run(subject())
+    [record] = [record for record in caplog.records if record.name == "llmrelay.http"]
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+
+
+def test_a_handler_that_does_not_answer_is_a_bug(run: Run) -> None:
+    async def handler(exchange: Exchange) -> None:
+        if exchange.request.path == "/started":
+            exchange.start(200, [])
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            assert (await client.ask(GET)).status == 500
+            with pytest.raises(asyncio.IncompleteReadError):
+                await client.ask(get("/started"))
+
+    run(subject())
+
+
+@pytest.mark.parametrize("how", ["cut", "RelayError", "KeyError"])
+def test_an_answer_that_breaks_midway_ends_without_the_last_chunk(
+    run: Run, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.start(200, [])
+        exchange.write(b"part")
+        if how == "cut":
+            exchange.cut()
+            exchange.write(b"what the runner still sent")
+        else:
+            raise NotFound("x") if how == "RelayError" else KeyError("x")
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            client.send(GET + GET)
+            assert (await client.head()).status == 200
+            assert await client.chunk() == b"part"
+            assert await client.closed() == b""  # a FIN, no RST: what was written arrives
+
+    run(subject())
+    assert access_line(caplog)["ended"] == "cut"
+
+
+def test_a_close_delimited_answer_that_breaks_midway_is_reset(run: Run) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.start(200, [])
+        exchange.write(b"part")
+        exchange.cut()
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            client.send(get(version="1.0"))
+            with pytest.raises(ConnectionResetError):
+                await client.closed()
+
+    run(subject())
+
+
+# --- Bodies, limits, deadlines ------------------------------------------------------------------
+
+
+def test_100_continue_is_sent_once_and_only_to_who_waits_for_it(run: Run) -> None:
+    async def subject() -> None:
+        async with serving() as server, Client(server) as client:
+            request = post(b"hello", "Expect: 100-continue")
+            client.send(request[:-5])
+            assert (await client.head()).status == 100
+            client.send(b"he")
+            await asyncio.sleep(0.02)  # so that it is read by itself
+            client.send(b"llo")
+            response = await client.response()
+            assert (response.body, response.interim) == (b"/ hello", [])
+            # whose body is there needs no permission
+            response = await client.ask(request)
+            assert (response.interim, response.headers.get("connection")) == ([], None)
+
+    run(subject())
+
+
+def test_who_waits_for_100_continue_and_gets_an_error_is_not_waited_for(run: Run) -> None:
+    async def handler(exchange: Exchange) -> None:
+        raise NotFound("x")
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            response = await client.ask(post(b"x", "Expect: 100-continue")[:-1])
+            assert (response.status, response.interim) == (404, [])
+            assert response.headers["connection"] == "close"
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+def test_a_body_over_the_limit_gets_413_in_the_form_of_its_path(run: Run) -> None:
+    async def subject() -> None:
+        async with serving(max_body_bytes=100_000) as server:
+            async with Client(server) as client:
+                assert (await client.ask(post(b"x" * 100_000))).status == 200
+            async with Client(server) as client:
+                # who sends all of it before reading can read the error nevertheless
+                client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                client.send(post(b"x" * 10_000_000))
+                await client.writer.drain()
+                client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+                response = await client.response()
+                assert (response.status, response.body) == (413, b"/ content_too_large")
+                assert response.headers["connection"] == "close"
+
+    run(subject())
+
+
+def test_a_body_larger_than_the_read_ahead_arrives_whole(run: Run) -> None:
+    async def subject() -> None:
+        go_on = asyncio.Event()
+
+        async def handler(exchange: Exchange) -> None:
+            await go_on.wait()
+            body = await exchange.read_body()
+            exchange.respond(200, [], b"%d" % len(body))
+
+        async with serving(handler) as server, Client(server) as client:
+            client.send(post(b"x" * 1_000_000))
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+            assert (await client.response()).body == b"1000000"
+
+    run(subject())
+
+
+def test_what_is_read_ahead_of_a_handler_is_bounded(run: Run) -> None:
+    async def subject() -> None:
+        held = Held()
+        buffered = 0
+
+        async def handler(exchange: Exchange) -> None:
+            nonlocal buffered
+            parser = exchange._incoming._parser
+            await until(lambda: parser.buffered >= READ_AHEAD_BYTES)
+            for _ in range(20):
+                await asyncio.sleep(0.002)
+                buffered = max(buffered, parser.buffered)
+            await held(exchange)
+
+        async with serving(handler) as server, Client(server) as client:
+            client.send(post(b"x" * 8_000_000))
+            await held.entered.wait()
+            assert READ_AHEAD_BYTES <= buffered < READ_AHEAD_BYTES + READ_BYTES
+            held.let_go.set()
+            assert (await client.response()).body == b"done"
+
+    run(subject())
+
+
+@pytest.mark.parametrize(("size", "kept"), [(60_000, True), (70_000, False)])
+def test_a_small_body_that_nobody_read_costs_no_connection_and_a_large_one_does(
+    run: Run, size: int, kept: bool
+) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.respond(200, [], b"")
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            response = await client.ask(post(b"x" * size))
+            assert ("connection" not in response.headers) is kept
+            client.send(GET)
+            if kept:
+                assert (await client.response()).status == 200
+            else:
+                assert await client.closed() == b""
+
+    run(subject())
+
+
+@pytest.mark.parametrize("drip", [b"", b"X"])
+def test_a_head_that_is_not_whole_at_the_deadline_gets_408_whatever_drips(
+    run: Run, drip: bytes
+) -> None:
+    async def subject() -> None:
+        async with serving(head_timeout_s=0.15) as server, Client(server) as client:
+            client.send(GET[:-4])
+
+            async def keep_dripping() -> None:
+                while True:
+                    client.send(drip)
+                    await asyncio.sleep(0.01)
+
+            dripping = asyncio.create_task(keep_dripping())
+            response = await client.response()
+            dripping.cancel()
+            assert (response.status, response.body) == (408, b"unread request_timeout")
+            assert response.headers["connection"] == "close"
+
+    run(subject())
+
+
+def test_a_body_slower_than_its_least_rate_gets_408(run: Run) -> None:
+    async def subject() -> None:
+        loop = asyncio.get_running_loop()
+        async with serving(body_timeout_s=0.1) as server, Client(server) as client:
+            client.send(post(b"x" * 103)[:-1])  # 102 bytes are worth 0.1 s more
+            begun_s = loop.time()
+            response = await client.response()
+            assert (response.status, response.body) == (408, b"/ request_timeout")
+            assert 0.19 < loop.time() - begun_s < 1
+            assert response.headers["connection"] == "close"
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+def test_an_idle_connection_is_closed_in_silence(run: Run) -> None:
+    async def subject() -> None:
+        async with (
+            serving(keep_alive_s=0.1) as server,
+            Client(server) as fresh,
+            Client(server) as used,
+        ):
+            assert (await used.ask(GET)).status == 200
+            used.send(b"\r\n")  # is no request yet
+            assert await fresh.closed() == b""
+            assert await used.closed() == b""
+
+    run(subject())
+
+
+def test_an_unfinished_request_of_an_ended_client_gets_400(run: Run) -> None:
+    async def subject() -> None:
+        async with serving() as server:
+            for part in (GET[:20], post(b"hello")[:-1]):
+                async with Client(server) as client:
+                    client.send(part)
+                    client.end()
+                    assert (await client.response()).status == 400
+
+    run(subject())
+
+
+# --- Clients that leave -------------------------------------------------------------------------
+
+
+def test_a_client_that_only_finished_sending_is_probed_and_gets_the_whole_answer(run: Run) -> None:
+    async def subject() -> None:
+        held = Held()
+        async with serving(held) as server, Client(server) as client:
+            client.send(GET)
+            client.end()
+            assert [(await client.head()).status for _ in range(2)] == [100, 100]
+            held.let_go.set()
+            assert (await client.response()).body == b"done"
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_nothing_but_the_answer_goes_out_where_a_probe_cannot(run: Run, version: str) -> None:
+    """No interim response to HTTP/1.0, nor behind a head."""
+
+    async def subject() -> None:
+        held = Held(start=version == "1.1")
+        async with serving(held) as server, Client(server) as client:
+            client.send(get(version=version))
+            client.end()
+            await held.entered.wait()
+            asyncio.get_running_loop().call_later(0.05, held.let_go.set)
+            response = await client.response()
+            assert response.body == (b"done" if version == "1.0" else b"begun")
+            assert response.interim == []
+
+    run(subject())
+
+
+def test_an_answer_to_a_client_that_finished_sending_is_flushed_before_the_end(run: Run) -> None:
+    async def subject() -> None:
+        sent = 0
+
+        async def handler(exchange: Exchange) -> None:
+            nonlocal sent
+            exchange.start(200, [])
+            # until the kernel takes no more, and a little waits here: no congestion yet
+            while not exchange._transport.get_write_buffer_size():
+                exchange.write(b"x" * 16_000)
+                sent += 16_000
+                await asyncio.sleep(0)
+            exchange.finish()
+
+        async with serving(handler) as server, Client(server) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.send(GET)
+            client.end()
+            await until(lambda: sent > 0 and server.connections == 1)
+            asyncio.get_running_loop().call_later(
+                0.05,
+                client.writer.transport.resume_reading,  # type: ignore[attr-defined]
+            )
+            assert len((await client.response()).body) == sent
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+def test_pipelined_requests_of_a_client_that_finished_sending_are_all_answered(run: Run) -> None:
+    async def subject() -> None:
+        async with serving() as server, Client(server) as client:
+            client.send(get("/1") + get("/2"))
+            client.end()
+            assert (await client.response()).body == b"/1 "
+            assert (await client.response()).body == b"/2 "
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("pipelined", [0, 20_000, 300_000])
+def test_a_client_that_left_before_the_first_byte_cancels_the_handler_within_a_second(
+    run: Run, caplog: pytest.LogCaptureFixture, how: str, pipelined: int
+) -> None:
+    async def subject() -> None:
+        held = Held()
+        async with serving(held) as server, Client(server) as client:
+            client.send(GET + GET * (pipelined // len(GET)))
+            await held.entered.wait()
+            client.reset() if how == "reset" else client.close()
+            async with asyncio.timeout(1):
+                await held.cancelled.wait()
+
+    run(subject())
+    line = access_line(caplog)
+    assert (line["ended"], line["status"], line["bytes"]) == ("client_gone", None, 0)
+
+
+def test_a_client_that_left_midway_cancels_the_handler_at_the_next_writes(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def subject() -> None:
+        over = asyncio.Event()
+        started = asyncio.Event()
+
+        async def handler(exchange: Exchange) -> None:
+            exchange.start(200, [])
+            exchange.log_fields["model"] = "m"
+            started.set()
+            try:
+                while True:
+                    for _ in range(10):  # past asyncio's limit for silent writes to a lost socket
+                        exchange.write(b"delta")
+                    await asyncio.sleep(0.01)
+            finally:
+                exchange.write(b"late")
+                assert not exchange.congested
+                await exchange.drained()
+                over.set()
+
+        async with serving(handler) as server, Client(server) as client:
+            client.send(GET)
+            await started.wait()
+            client.close()
+            async with asyncio.timeout(1):
+                await over.wait()
+
+    run(subject())
+    line = access_line(caplog)
+    assert (line["ended"], line["status"], line["model"]) == ("client_gone", 200, "m")
+
+
+def test_a_response_to_a_client_that_is_gone_goes_nowhere_and_is_not_called_complete(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def subject() -> None:
+        held = Held()
+
+        async def handler(exchange: Exchange) -> None:
+            try:
+                await held(exchange)
+            finally:
+                exchange.respond(200, [], b"late")
+
+        async with serving(handler) as server, Client(server) as client:
+            client.send(GET)
+            await held.entered.wait()
+            client.reset()
+            await held.cancelled.wait()
+
+    run(subject())
+    line = access_line(caplog)
+    assert (line["ended"], line["bytes"]) == ("client_gone", 0)
+
+
+# --- Pace ---------------------------------------------------------------------------------------
+
+
+def test_a_client_that_does_not_read_congests_its_exchange_until_it_does(run: Run) -> None:
+    async def subject() -> None:
+        states: list[bool] = []
+        congested = asyncio.Event()
+        sent = 0
+
+        async def handler(exchange: Exchange) -> None:
+            nonlocal sent
+            exchange.start(200, [])
+            states.append(exchange.congested)
+            while not exchange.congested:
+                exchange.write(b"x" * 50_000)
+                sent += 50_000
+                await asyncio.sleep(0)
+            congested.set()
+            await exchange.drained()
+            states.append(exchange.congested)
+            exchange.finish()
+
+        async with serving(handler) as server, Client(server) as client:
+            client.send(GET)
+            await congested.wait()
+            response = await client.response()
+            assert len(response.body) == sent
+            assert states == [False, False]
+
+    run(subject())
+
+
+def test_a_client_that_never_reads_its_answer_is_reset_after_the_idle_limit(run: Run) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.respond(200, [], b"x" * 30_000_000)
+
+    async def subject() -> None:
+        async with serving(handler, keep_alive_s=0.1) as server, Client(server) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.send(get(version="1.0"))
+            await until(lambda: server.connections == 1)
+            await until(lambda: server.connections == 0)
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            with pytest.raises(ConnectionResetError):
+                await client.closed()
+
+    run(subject())
+
+
+def test_who_pipelines_without_reading_is_answered_no_further_than_its_buffer(run: Run) -> None:
+    async def subject() -> None:
+        answered = 0
+
+        async def handler(exchange: Exchange) -> None:
+            nonlocal answered
+            answered += 1
+            exchange.respond(200, [], b"x" * 1_000_000)
+
+        async with serving(handler, keep_alive_s=0.1) as server, Client(server) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.send(GET * 100)
+            await until(lambda: answered > 0 and server.connections == 0)
+            assert answered < 30  # the kernel holds some megabytes by itself
+
+    run(subject())
+
+
+def test_small_writes_are_not_held_back_by_nagle(run: Run) -> None:
+    async def subject() -> None:
+        no_delay: list[int] = []
+
+        async def handler(exchange: Exchange) -> None:
+            sock = exchange._writer.get_extra_info("socket")
+            no_delay.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            exchange.respond(200, [], b"")
+
+        async with serving(handler) as server, Client(server) as client:
+            await client.ask(GET)
+        assert no_delay == [1]
+
+    run(subject())
+
+
+# --- The guard and the access log ---------------------------------------------------------------
+
+
+def test_the_guard_stands_before_the_handler(run: Run) -> None:
+    async def subject() -> None:
+        async with serving() as server, Client(server) as client:
+            rebound = await client.ask(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+            assert (rebound.status, rebound.body) == (421, b"/ misdirected_request")
+            crossed = await client.ask(get("/", "Origin: http://evil.example"))
+            assert (crossed.status, crossed.body) == (403, b"/ forbidden")
+            assert (await client.ask(GET)).status == 200
+
+    run(subject())
+
+
+def test_the_access_log_has_one_line_per_exchange_and_no_query(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.log_fields["runner"] = "r1"
+        exchange.respond(200, [], b"hello")
+
+    request_id = ""
+
+    async def subject() -> None:
+        nonlocal request_id
+        async with serving(handler) as server, Client(server) as client:
+            response = await client.ask(get("/chat?prompt=secret"))
+            request_id = response.headers["x-request-id"]
+
+    run(subject())
+    line = access_line(caplog)
+    assert str(line.pop("peer")).startswith("127.0.0.1:")
+    assert line.pop("duration_ms") >= line.pop("first_byte_ms") >= 0
+    assert line == {
+        "method": "GET", "path": "/chat", "status": 200, "bytes": 5, "ended": "complete",
+        "request_id": request_id, "runner": "r1",
+    }  # fmt: skip
+    assert "secret" not in caplog.text
+    assert "GET /chat 200 5 B" in caplog.text
+
+
+def test_an_unreadable_request_is_in_the_access_log_too(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def subject() -> None:
+        async with serving() as server, Client(server) as client:
+            assert (await client.ask(b"bad\r\n\r\n")).status == 400
+
+    run(subject())
+    line = access_line(caplog)
+    assert (line["method"], line["status"], line["ended"]) == ("-", 400, "complete")
