@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from . import __version__, log
 from .config import Config, Option, options
+from .demo.demo import DEFAULT_PROMPT, Demo
 from .errors import ConnectError
 from .secret import read_key
 from .serve import EndedBySignal, serve
@@ -54,6 +55,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(arguments: argparse.Namespace) -> int:
+    listen = ListenAddress("127.0.0.1", arguments.port)
+    config = Config(listen=listen, log_level=arguments.log_level)
+    log.configure(config.log_level, config.log_format)
+    # Where nobody sits, nobody would press Ctrl-C.
+    once = arguments.once or not sys.stdout.isatty()
+    return _run(Demo(arguments.prompt, config, once=once).run(os.environ))
+
+
 def _run(main: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine on uvloop where there is one (not on Windows)."""
     try:
@@ -81,7 +91,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve_parser.set_defaults(run=_serve)
     add_options(serve_parser)
+    _add_demo(commands)
     return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo_parser = commands.add_parser(
+        "demo",
+        help="show it all on this machine alone",
+        description="Starts an SSH server and a runner on it, both on this machine with throwaway"
+        " keys, serves from them, and asks a prompt. Without OPENAI_API_KEY upstream is simulated.",
+        epilog="Example: llmrelay demo 'Explain SSH in one sentence.'",
+    )
+    demo_parser.set_defaults(run=_demo)
+    demo_parser.add_argument(
+        "prompt", nargs="?", default=DEFAULT_PROMPT, help=f"What to ask. [{DEFAULT_PROMPT}]"
+    )
+    demo_parser.add_argument(
+        "--once", action="store_true", help="End after the answer, on a terminal too."
+    )
+    demo_parser.add_argument(
+        "--port",
+        metavar="N",
+        type=_checked(parse_port),
+        default=0,
+        help="Where clients connect, on 127.0.0.1. [a free port]",
+    )
+    level = next(option for field, option in options() if field.name == "log_level")
+    demo_parser.add_argument(
+        level.flag,
+        metavar=level.metavar,
+        type=_type(level),
+        default="warning",
+        help=f"{level.help} [warning]",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
