@@ -305,6 +305,14 @@ class Config:
         "How long an idle connection is kept, as nginx does.",
         _LIMITS,
     )
+    send_timeout_s: float = _option(
+        "--send-timeout",
+        "SECONDS",
+        number(0.05, 86400),
+        60.0,
+        "Longest wait for a client that has stopped reading its answer, as nginx does.",
+        _LIMITS,
+    )
     drain_s: float = _option(
         "--drain",
         "SECONDS",

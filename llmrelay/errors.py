@@ -80,6 +80,12 @@ class RequestTimeout(RelayError):
     status, code = 408, "request_timeout"
 
 
+class ClientTooSlow(RelayError):
+    """The client stopped reading its answer for longer than the limit."""
+
+    status, code = 408, "client_too_slow"
+
+
 class LengthRequired(RelayError):
     """A method that needs a body came without one (no Content-Length, no chunked coding)."""
 

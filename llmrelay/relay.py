@@ -16,7 +16,7 @@ from runner_payload.protocol import End
 
 from .api import chat
 from .config import Config
-from .errors import RelayError
+from .errors import ClientTooSlow, RelayError
 from .http.exchange import Exchange
 from .runners.call import LinkCall
 from .runners.pool import Pool
@@ -31,7 +31,7 @@ async def relay_chat(exchange: Exchange, pool: Pool, config: Config) -> None:
     chat.check_coding(exchange.request)
     call = chat.parse_call(exchange.request, config)
     prompt = chat.check_prompt(await exchange.read_body())
-    answer = Answer(exchange)
+    answer = Answer(exchange, config.send_timeout_s)
     opened = await pool.open(call, answer)
     exchange.log_fields["runner"] = pool.runner.name
     exchange.log_fields["model"] = call.model
@@ -50,9 +50,10 @@ class Answer:
     up, and for the end.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, send_timeout_s: float) -> None:
         self.call: LinkCall
         self._exchange = exchange
+        self._send_timeout_s = send_timeout_s
         self._wake = asyncio.Event()
         self._over = False
         self._error: RelayError | None = None
@@ -67,12 +68,20 @@ class Answer:
             await self._wake.wait()
             self._wake.clear()
             if not self._over:
-                # Woken for a slow client: credit goes back when its buffer has emptied.
-                await self._exchange.drained()
-                self.call.hand_back()
+                await self._wait_for_client()
         if self._error is not None:
-            self._exchange.log_fields["error"] = self._error.code
             raise self._error
+
+    async def _wait_for_client(self) -> None:
+        """Hands credit back once a slow client's buffer has emptied."""
+        try:
+            async with asyncio.timeout(self._send_timeout_s):
+                await self._exchange.drained()
+        except TimeoutError:
+            raise ClientTooSlow(
+                f"The client did not keep up with its answer for {self._send_timeout_s:g} s."
+            ) from None
+        self.call.hand_back()
 
     # What the link calls: see runners.call.Sink.
 

@@ -2,8 +2,8 @@
 
 While a handler runs, a watch beside it keeps reading: a client that resets the connection has its
 handler cancelled. The end of a client's bytes does not tell one that left from one that only
-finished sending; a write does, because a closed socket answers it with RST. Before the first byte
-of the response that write is an interim "100 Continue", repeated at growing intervals.
+finished sending; a write does, because a closed socket answers it with RST. So a client that has
+ended is sent what it skips (Exchange.probe), at growing intervals.
 
 Knows no parsing (incoming.py) and no listening (server.py); gives the application an Exchange and
 writes the access log.
@@ -186,6 +186,7 @@ class Connection:
 
     def _fail(self, exchange: Exchange, request: Request | None, error: RelayError) -> None:
         """The answer is an error: a whole one if nothing has gone out, else a broken one."""
+        exchange.log_fields["error"] = error.code
         if exchange.started:
             exchange.cut()
             return
@@ -201,10 +202,10 @@ class Connection:
         """Cancel the handler when the client is gone; itself cancelled when the handler ends."""
         try:
             await self._incoming.read_ahead()
-            # Nothing more is read, so only a write can tell; after the response's first byte its
-            # own writes do.
+            # Nothing more is read, so only a write can tell, and the answer's own may be long in
+            # coming.
             interval_s = FIRST_PROBE_S
-            while exchange.interim():
+            while exchange.probe():
                 await asyncio.wait({self._until_lost()}, timeout=interval_s)
                 interval_s = min(2 * interval_s, MAX_PROBE_S)
             await asyncio.wait({self._until_lost()})

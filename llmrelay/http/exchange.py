@@ -26,6 +26,8 @@ from .responses import CONTINUE, Header, encode_head, encode_last_chunk, http_da
 _BODYLESS: Final = frozenset({204, 304})
 # The server's to say: a response never carries two framings, or one that its bytes do not follow.
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "date", "transfer-encoding"})
+# Leading zeros of a chunk size that ask a silent client whether it is there.
+_MAX_ZEROS: Final = 2
 
 
 def new_request_id() -> str:
@@ -77,6 +79,7 @@ class Exchange:
         self._chunked = False
         self._muted = True  # no body goes out: not started, finished, HEAD, 204, 304
         self._continued = False
+        self._zeros = 0
 
     # --- The request's body -----------------------------------------------------------------
 
@@ -93,17 +96,28 @@ class Exchange:
     def _ask_for_body(self) -> None:
         if self.request.expect_continue and not self._continued:
             self._continued = True
-            self.interim()
+            self.probe()
 
-    def interim(self) -> bool:
-        """Send "100 Continue", which a client skips and a closed socket answers with RST.
+    def probe(self) -> bool:
+        """Send what a client skips and a closed socket answers with RST.
+
+        Before the response that is "100 Continue" (RFC 9110, section 15.2); within a chunked one a
+        leading zero of the next chunk's size, which is any number of digits (RFC 9112, section
+        7.1). The zeros stay few, as parsers bound the digits: the first one is answered, and the
+        second meets the answer.
 
         Returns:
-            Whether that was possible: HTTP/1.1, and no response begun.
+            Whether there was anything to send.
         """
-        if self.started or self.request.version < (1, 1) or self._transport.is_closing():
+        if self._transport.is_closing() or self.request.version < (1, 1):
             return False
-        self._transport.write(CONTINUE)
+        if not self.started:
+            self._transport.write(CONTINUE)
+            return True
+        if self._muted or not self._chunked or self._zeros == _MAX_ZEROS:
+            return False
+        self._zeros += 1
+        self._transport.write(b"0")
         return True
 
     # --- A whole response -------------------------------------------------------------------

@@ -519,20 +519,34 @@ def test_a_client_that_only_finished_sending_is_probed_and_gets_the_whole_answer
     run(subject())
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_nothing_but_the_answer_goes_out_where_a_probe_cannot(run: Run, version: str) -> None:
-    """No interim response to HTTP/1.0, nor behind a head."""
+def test_within_a_chunked_answer_a_probe_is_a_leading_zero_of_the_next_chunk(run: Run) -> None:
+    """RFC 9112, section 7.1: chunk-size = 1*HEXDIG."""
 
     async def subject() -> None:
-        held = Held(start=version == "1.1")
+        held = Held(start=True)
         async with serving(held) as server, Client(server) as client:
-            client.send(get(version=version))
+            client.send(GET)
+            client.end()
+            assert await client.reader.readuntil(b"begun\r\n00")
+            held.let_go.set()
+            # Not a third one, and the zeros are part of the last chunk's size.
+            assert await client.reader.read() == b"0\r\n\r\n"
+
+    run(subject())
+
+
+def test_nothing_but_the_answer_goes_out_where_a_probe_cannot(run: Run) -> None:
+    """HTTP/1.0 knows neither interim responses nor chunks."""
+
+    async def subject() -> None:
+        held = Held()
+        async with serving(held) as server, Client(server) as client:
+            client.send(get(version="1.0"))
             client.end()
             await held.entered.wait()
             asyncio.get_running_loop().call_later(0.05, held.let_go.set)
             response = await client.response()
-            assert response.body == (b"done" if version == "1.0" else b"begun")
-            assert response.interim == []
+            assert (response.body, response.interim) == (b"done", [])
 
     run(subject())
 
@@ -595,6 +609,19 @@ def test_a_client_that_left_before_the_first_byte_cancels_the_handler_within_a_s
     run(subject())
     line = access_line(caplog)
     assert (line["ended"], line["status"], line["bytes"]) == ("client_gone", None, 0)
+
+
+def test_a_client_that_left_midway_is_noticed_though_nothing_is_written(run: Run) -> None:
+    async def subject() -> None:
+        held = Held(start=True)
+        async with serving(held) as server, Client(server) as client:
+            client.send(GET)
+            assert await client.reader.readuntil(b"begun\r\n")
+            client.close()
+            async with asyncio.timeout(1):
+                await held.cancelled.wait()
+
+    run(subject())
 
 
 def test_a_client_that_left_midway_cancels_the_handler_at_the_next_writes(
