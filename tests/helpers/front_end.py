@@ -113,10 +113,10 @@ class FrontEndProcess:
         """stderr until now."""
         return os.pread(self._log.fileno(), 10_000_000, 0).decode()
 
-    def wait_for_log(self, text: str, limit_s: float = 10.0) -> str:
-        """The log, once it holds `text`."""
+    def wait_for_log(self, text: str, limit_s: float = 10.0, count: int = 1) -> str:
+        """The log, once it holds `text` so many times."""
         deadline = time.monotonic() + limit_s
-        while text not in (log := self.log):
+        while (log := self.log).count(text) < count:
             assert time.monotonic() < deadline, f"no {text!r} in the log:\n{log}"
             select.select([], [], [], 0.01)
         return log

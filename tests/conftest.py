@@ -1,0 +1,47 @@
+"""What several test files share: one sshd, one upstream, one front-end over both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.helpers.front_end import FrontEndProcess, runner_options
+from tests.helpers.openssh import OpenSSHServer, require_sshd
+from tests.helpers.upstream import ScriptedUpstream, ThreadedUpstream, answer
+
+
+@dataclass
+class Stage:
+    """A front-end, the sshd that its runner is on, and the upstream that the runner calls."""
+
+    front_end: FrontEndProcess
+    server: OpenSSHServer
+    script: ScriptedUpstream
+    upstream: ThreadedUpstream
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[OpenSSHServer]:
+    require_sshd()
+    with OpenSSHServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_stage(sshd: OpenSSHServer) -> Iterator[Stage]:
+    script = ScriptedUpstream()
+    with script.in_thread() as upstream:
+        options = [*runner_options(sshd), "--base-url", upstream.base_url]
+        with FrontEndProcess(options) as front_end:
+            yield Stage(front_end, sshd, script, upstream)
+
+
+@pytest.fixture
+def stage(shared_stage: Stage) -> Stage:
+    """A module's stage as each test finds it: the default answer, no request recorded."""
+    shared_stage.script.queue.clear()
+    shared_stage.script.script = answer("Hello", ", ", "world")
+    shared_stage.script.requests.clear()
+    return shared_stage
