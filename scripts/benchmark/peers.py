@@ -1,0 +1,135 @@
+"""What is measured: the relay, and the peers that it stands beside.
+
+Each is a way from the load generator to the simulator, set up once and used round after round:
+`relay` is `llmrelay serve` with its runner behind OpenSSH's sshd; `tunnel` is `ssh -L` through the
+same sshd; `direct` is no way at all, and says what the simulator and the load generator add. A
+Peer names its port, what is spoken there, and the processes whose cost is its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.helpers.openssh import OpenSSHServer, descendants_of
+
+from .child import Child, ChildFailed
+from .records import Framing
+
+READY_LIMIT_S = 30.0
+_ALIAS = "benchmark"
+_MODEL = "benchmark"
+
+# Names of the groups of processes, as tables show them.
+FRONT_END = "front-end"
+SSHD = "sshd"
+RUNNER = "runner"
+SSH = "ssh"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way to the simulator.
+
+    Attributes:
+        groups: its processes' pids by what they are.
+    """
+
+    name: str
+    port: int
+    framing: Framing
+    groups: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that runs for a measurement besides the load generator."""
+
+    simulator: Child
+    simulator_port: int
+    peers: list[Peer]
+
+    def peer(self, name: str) -> Peer:
+        return next(peer for peer in self.peers if peer.name == name)
+
+
+NAMES = ("direct", "tunnel", "relay")
+
+
+@contextlib.contextmanager
+def running(names: Sequence[str]) -> Iterator[Bench]:
+    """The simulator and these peers, ready; all of it is ended on exit."""
+    with contextlib.ExitStack() as stack:
+        simulator = stack.enter_context(Child.module("simulator"))
+        port = int(simulator.line())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmrelay-bench-")))
+        peers = []
+        if "direct" in names:
+            peers.append(Peer("direct", port, "completions"))
+        if {"tunnel", "relay"} & set(names):
+            sshd = stack.enter_context(OpenSSHServer())
+            if "tunnel" in names:
+                peers.append(_tunnel(stack, sshd, port))
+            if "relay" in names:
+                peers.append(_relay(stack, sshd, port, folder))
+        yield Bench(simulator, port, peers)
+
+
+def _tunnel(stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int) -> Peer:
+    port = _free_port()
+    before = set(descendants_of(sshd.pid))
+    # A session is held open beside the forwarding: without one ssh leaves Nagle's algorithm on,
+    # which costs 40 ms per delta. That it speaks says that the forwarding stands.
+    remote = sshd.ssh_command("echo ready; exec cat")
+    forward = ["-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{port}:127.0.0.1:{to_port}"]
+    ssh = stack.enter_context(Child([remote[0], *forward, *remote[1:]]))
+    ssh.line(READY_LIMIT_S)
+    started = set(descendants_of(sshd.pid)) - before
+    groups = {SSH: [ssh.pid], SSHD: [pid for pid in started if _is_sshd(pid)]}
+    return Peer("tunnel", port, "completions", groups)
+
+
+def _relay(stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int, folder: Path) -> Peer:
+    before = set(descendants_of(sshd.pid))
+    command = [sys.executable, "-m", "llmrelay", "serve", "--runner", _ALIAS]
+    command += ["--ssh-config", str(sshd.ssh_config(_ALIAS)), "--remote-python", sys.executable]
+    command += ["--listen", "127.0.0.1:0", "--model", _MODEL, "--system", ""]
+    command += ["--base-url", f"http://127.0.0.1:{to_port}/v1"]
+    log = folder / "front-end.log"
+    environment = {**os.environ, "OPENAI_API_KEY": "benchmark"}
+    with log.open("wb") as stderr:
+        front_end = stack.enter_context(Child(command, stderr=stderr, env=environment))
+    try:
+        line = front_end.line(READY_LIMIT_S)
+    except ChildFailed as error:
+        raise ChildFailed(f"{error}: {log.read_text(errors='replace').strip()}") from None
+    found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+    if found is None:
+        raise ChildFailed(f"llmrelay serve said: {line}")
+    started = set(descendants_of(sshd.pid)) - before
+    groups = {
+        FRONT_END: [front_end.pid],
+        SSHD: [pid for pid in started if _is_sshd(pid)],
+        # With whatever shell the login left between sshd and the runner.
+        RUNNER: [pid for pid in started if not _is_sshd(pid)],
+    }
+    return Peer("relay", int(found[1]), "chat", groups)
+
+
+def _is_sshd(pid: int) -> bool:
+    # `sshd-session` since OpenSSH 9.8.
+    return Path(f"/proc/{pid}/comm").read_text().startswith("sshd")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

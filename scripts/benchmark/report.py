@@ -1,0 +1,200 @@
+"""What comes out: tables for people, JSON for programs, and what machine it was.
+
+Progress goes to stderr, tables to stdout. Knows what a Measurement is, and nothing of how one is
+made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .figures import over_rounds
+from .rounds import Measurement, by_peer
+
+_PACKAGES = ("asyncssh", "uvloop", "openai", "aiohttp", "httpx2", "jiter")
+
+
+def write(text: str = "") -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def progress(text: str) -> None:
+    sys.stderr.write(f"  {text}\n")
+    sys.stderr.flush()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return f"| {' | '.join(padded)} |"
+
+    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
+    return "\n".join([line(head), rule, *(line(row) for row in rows)])
+
+
+# --- Machine ------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, and with what versions."""
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "openssh": _said("ssh", "-V"),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def machine_line(known: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{k} {v}" for k, v in known["packages"].items() if v)
+    return (
+        f"{known['cores']} cores of {known['cpu']}, {known['system']},"
+        f" load average {known['load_average'][0]};\n"
+        f"Python {known['python']}, {known['openssh']}, {packages}"
+    )
+
+
+def command_line() -> str:
+    return shlex.join(["scripts/bench", *sys.argv[1:]])
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"model name\s*: (.*)", text)
+    return found[1].strip() if found else platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _said(program: str, *arguments: str) -> str | None:
+    path = shutil.which(program)
+    if path is None:
+        return None
+    ran = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    return (ran.stdout + ran.stderr).partition("\n")[0].partition(",")[0].strip()
+
+
+# --- Tables of measurements ---------------------------------------------------------------------
+
+# "steady" is of the time when all calls were under way, "late" of all deltas.
+_SHORT = {"steady_late_ms": "steady ms", "late_ms": "late ms"}
+_LATENCIES = (
+    ("steady_late_ms", "p50"),
+    ("steady_late_ms", "p99"),
+    ("late_ms", "p50"),
+    ("late_ms", "p99"),
+    ("late_ms", "max"),
+)
+
+
+def cost_table(measurements: Sequence[Measurement]) -> str:
+    """CPU, wake-ups and memory of each peer's processes."""
+    rows = []
+    for peer, rounds in by_peer(measurements).items():
+        for group in rounds[0].pss_kib:
+            held = over_rounds([_mib(each, group) for each in rounds])
+            rows.append([peer, group, *_cpu_and_wakes(rounds, group), held])
+        if rounds[0].pss_kib:
+            total = [sum(_us_per_delta(r, g) for g in r.pss_kib) for r in rounds]
+            rows.append([peer, "sum", over_rounds(total), "", ""])
+        for group in ("simulator", "load"):
+            rows.append([peer, f"({group})", *_cpu_and_wakes(rounds, group), ""])
+    head = ["peer", "process", "CPU s per million deltas", "wake-ups per 100 deltas", "PSS MiB"]
+    return table(head, rows)
+
+
+def latency_table(measurements: Sequence[Measurement]) -> str:
+    """How late deltas came, how many, and what was wrong."""
+    rows = []
+    for peer, rounds in by_peer(measurements).items():
+        results = [each.result for each in rounds]
+        rows.append(
+            [
+                peer,
+                *(over_rounds([r[of].get(name) for r in results], 2) for of, name in _LATENCIES),
+                over_rounds([r["first_delta_ms"].get("p50") for r in results], 2),
+                over_rounds([r["deltas_per_s"] for r in results], 0),
+                errors_text(results),
+            ]
+        )
+    latencies = [f"{_SHORT[of]} {name}" for of, name in _LATENCIES]
+    head = ["peer", *latencies, "first delta ms p50", "deltas/s", "errors"]
+    return table(head, rows)
+
+
+def added_line(measurements: Sequence[Measurement]) -> str | None:
+    """What each peer adds to the latency of the direct way, round by round."""
+    peers = by_peer(measurements)
+    direct = peers.pop("direct", None)
+    if not direct or not peers:
+        return None
+    parts = []
+    for peer, rounds in peers.items():
+        for name in ("p50", "p99"):
+            added = [
+                _steady(mine).get(name, 0) - _steady(its).get(name, 0)
+                for mine, its in zip(rounds, direct, strict=True)
+            ]
+            parts.append(f"{peer} {name} {over_rounds(added, 2)}")
+    return f"Added to direct while all calls are under way, ms: {', '.join(parts)}"
+
+
+def _steady(measurement: Measurement) -> dict[str, float]:
+    late: dict[str, float] = measurement.result["steady_late_ms"]
+    return late
+
+
+def errors_text(results: Sequence[Mapping[str, Any]]) -> str:
+    errors: Counter[str] = Counter()
+    for result in results:
+        errors.update(result["errors"])
+    return ", ".join(f"{count} {name}" for name, count in errors.items()) or "none"
+
+
+def _us_per_delta(measurement: Measurement, group: str) -> float:
+    # CPU seconds per million deltas are microseconds per delta.
+    deltas: int = measurement.result["deltas"]
+    return measurement.cpu_s[group] * 1e6 / max(1, deltas)
+
+
+def _cpu_and_wakes(rounds: Sequence[Measurement], group: str) -> tuple[str, str]:
+    wakes = [100 * each.wakes[group] / max(1, each.result["deltas"]) for each in rounds]
+    return over_rounds([_us_per_delta(each, group) for each in rounds]), over_rounds(wakes)
+
+
+def _mib(measurement: Measurement, group: str) -> float | None:
+    held = measurement.pss_kib[group]
+    return None if held is None else held / 1024
+
+
+def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(content, indent=2) + "\n")
+        progress(f"written to {path}")
