@@ -16,7 +16,7 @@ from typing import ClassVar
 
 
 class RelayError(Exception):
-    """A failure with an HTTP status.
+    """A failure with an HTTP status; by itself, a bug of this server.
 
     Args:
         message: one sentence for a person; never holds a key or a prompt.

@@ -28,7 +28,7 @@ async def relay_chat(exchange: Exchange, pool: Pool, config: Config) -> None:
     Raises:
         RelayError: the request is wrong, or the call has no whole answer.
     """
-    chat.check_coding(exchange.request)
+    chat.check_head(exchange.request)
     call = chat.parse_call(exchange.request, config)
     prompt = chat.check_prompt(await exchange.read_body())
     answer = Answer(exchange, config.send_timeout_s)

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from runner_payload.protocol import Call
 
 from ..config import Config
-from ..errors import BadRequest, UnsupportedMediaType
+from ..errors import BadRequest, LengthRequired, UnsupportedMediaType
 from ..http.events import Request
 from ..values import count, number, parse_model
 
@@ -81,12 +81,15 @@ def parse_call(request: Request, config: Config) -> Call:
     return Call(**chosen)
 
 
-def check_coding(request: Request) -> None:
-    """Refuses a compressed body before it is read.
+def check_head(request: Request) -> None:
+    """Refuses what cannot bring a prompt, before its body is read.
 
     Raises:
-        UnsupportedMediaType: Content-Encoding names a coding (RFC 9110, section 8.4).
+        LengthRequired: there is no body at all (RFC 9110, section 15.5.12).
+        UnsupportedMediaType: the body is compressed (RFC 9110, section 8.4).
     """
+    if request.framing is None:
+        raise LengthRequired("There is no body; it has to be the prompt: curl -d 'Explain SSH.' …")
     coding = (request.headers.get("content-encoding") or "identity").strip().lower()
     if coding != "identity":
         raise UnsupportedMediaType("The prompt is read as it is: send it without Content-Encoding.")

@@ -1,0 +1,112 @@
+"""Writes docs/options.md and docs/errors.md from the code that they describe.
+
+`python scripts/generate_docs.py` writes them; tests/test_docs.py fails when they are out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from llmrelay import errors  # noqa: E402
+from llmrelay.config import options  # noqa: E402
+from llmrelay.errors import ConnectError, RelayError  # noqa: E402
+from llmrelay.values import KIB, MIB  # noqa: E402
+
+
+def options_page() -> str:
+    """docs/options.md: every option of `llmrelay serve`."""
+    lines = [
+        "# Options of `llmrelay serve`",
+        "",
+        "Generated from `llmrelay/config.py` by `scripts/generate_docs.py`.",
+    ]
+    group = ""
+    for field, option in options():
+        if option.group != group:
+            group = option.group
+            lines += ["", f"## {group}", "", "| option | default | what it does, and why so |"]
+            lines += ["| --- | --- | --- |"]
+        lines.append(
+            f"| `{option.flag} {option.metavar}` | {_shown(field.default, option.metavar)} |"
+            f" {option.help} |"
+        )
+        if option.flag == "--listen":
+            lines.append("| `--port N` | | Short for --listen with another port. |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(default: object, metavar: str) -> str:
+    if default is None:
+        return ""
+    if metavar == "BYTES":
+        assert isinstance(default, int)
+        unit, name = (MIB, "MiB") if default % MIB == 0 else (KIB, "KiB")
+        return f"`{default // unit}{name}`"
+    if isinstance(default, float):
+        return f"`{default:g}`"
+    return f"`{default}`"
+
+
+def errors_page() -> str:
+    """docs/errors.md: every status, code and exit status."""
+    classes = [
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, RelayError)
+    ]
+    seen = sorted(
+        (kind for kind in classes if not issubclass(kind, ConnectError)),
+        key=lambda kind: (kind.status, kind.code),
+    )
+    started = sorted(
+        (kind for kind in classes if issubclass(kind, ConnectError) and kind is not ConnectError),
+        key=lambda kind: kind.exit_code,
+    )
+    return "\n".join(
+        [
+            "# Errors",
+            "",
+            "Generated from `llmrelay/errors.py` by `scripts/generate_docs.py`.",
+            "",
+            "## What a client sees",
+            "",
+            "Before the first byte of an answer: a status, one sentence as text/plain, and the code"
+            " in `X-Error-Code`. After it: the answer is cut without its last chunk (curl exits"
+            " 18), and the code stands in the access log.",
+            "",
+            "| status | code | when | another runner may repeat the call |",
+            "| --- | --- | --- | --- |",
+            *(
+                f"| {kind.status} | `{kind.code}` | {_summary(kind)} |"
+                f" {'yes' if kind.retryable else 'no'} |"
+                for kind in seen
+            ),
+            "",
+            "## How `llmrelay serve` ends",
+            "",
+            "| exit status | when |",
+            "| --- | --- |",
+            "| 0 | SIGTERM or Ctrl-C, after the drain. |",
+            "| 2 | The command line is wrong. |",
+            *(f"| {kind.exit_code} | {_summary(kind)} |" for kind in started),
+            "| 130, 143 | A second Ctrl-C or SIGTERM, or one before anything was served. |",
+            "",
+        ]
+    )
+
+
+def _summary(kind: type[RelayError]) -> str:
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+
+
+PAGES = {"docs/options.md": options_page, "docs/errors.md": errors_page}
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (ROOT / name).write_text(page())

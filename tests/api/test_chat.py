@@ -1,0 +1,92 @@
+"""What `POST /chat` takes: queries and bodies to calls, or a sentence that says what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmrelay.api import chat
+from llmrelay.config import Config
+from llmrelay.errors import BadRequest, LengthRequired, UnsupportedMediaType
+from llmrelay.http.events import Headers, Request
+from runner_payload.protocol import Call
+
+
+def request(query: str = "", *headers: tuple[str, str], framing: int | None = 2) -> Request:
+    return Request(
+        method="POST",
+        target="/chat",
+        path="/chat",
+        query=query,
+        authority="localhost",
+        version=(1, 1),
+        headers=Headers(tuple(headers)),
+        keep_alive=True,
+        expect_continue=False,
+        framing=framing,
+    )
+
+
+def test_without_a_query_the_call_is_as_configured() -> None:
+    config = Config(model="m", system="s", max_tokens=5, temperature=0.5, top_p=0.1)
+    assert chat.parse_call(request(), config) == Call("m", "s", 5, 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("query", "call"),
+    [
+        ("model=a/b:c", Call("a/b:c", "s")),
+        ("model=a%20b", Call("a b", "s")),
+        ("system=", Call("m", "")),
+        ("system=Be+brief%21%0A", Call("m", "Be brief!\n")),
+        ("system=%F0%9F%8E%89", Call("m", "🎉")),
+        ("max_tokens=1", Call("m", "s", 1)),
+        ("temperature=0&top_p=1", Call("m", "s", 1024, 0.0, 1.0)),
+        ("temperature=2", Call("m", "s", 1024, 2.0)),
+    ],
+)
+def test_the_query_overrides_the_configuration(query: str, call: Call) -> None:
+    assert chat.parse_call(request(query), Config(model="m", system="s")) == call
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("modle=x", "did you mean model"),
+        ("q=x", "known are model, system"),
+        ("model=a&model=a", "twice"),
+        ("model=", "1 to 256"),
+        ("model=" + "x" * 257, "1 to 256"),
+        ("model=a%0Ab", "printable"),
+        ("max_tokens=0", "from 1"),
+        ("max_tokens=-1", "no whole number"),
+        ("max_tokens=1e3", "no whole number"),
+        ("max_tokens=%D9%A1", "no whole number"),
+        ("temperature=2.1", "from 0 to 2"),
+        ("temperature=inf", "from 0 to 2"),
+        ("temperature=nan", "from 0 to 2"),
+        ("top_p=", "no number"),
+        ("system=%FF", "query"),
+        ("&".join("model=x" for _ in range(33)), "query"),
+    ],
+)
+def test_a_wrong_parameter_hears_what_is_wrong(query: str, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        chat.parse_call(request(query), Config())
+
+
+def test_a_request_without_a_body_is_411_and_a_compressed_one_415() -> None:
+    chat.check_head(request())
+    chat.check_head(request("", ("content-encoding", "Identity ")))
+    with pytest.raises(LengthRequired):
+        chat.check_head(request(framing=None))
+    with pytest.raises(UnsupportedMediaType):
+        chat.check_head(request("", ("content-encoding", "gzip")))
+
+
+def test_a_prompt_is_any_utf_8() -> None:
+    for prompt in (b" ", b"\x00", "日本語".encode()):
+        assert chat.check_prompt(prompt) is prompt
+    with pytest.raises(BadRequest, match="empty"):
+        chat.check_prompt(b"")
+    with pytest.raises(BadRequest, match="0xc3 at 2"):
+        chat.check_prompt(b"ab\xc3")

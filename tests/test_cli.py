@@ -1,0 +1,111 @@
+"""The command line: what it makes of arguments, and what it says of wrong ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from llmrelay import __version__, cli, log
+from llmrelay.config import Config, options
+from llmrelay.errors import UnusableConfig
+from llmrelay.values import HostAddress, ListenAddress
+
+
+def parsed(*arguments: str) -> Config:
+    return cli._config(cli._parser().parse_args(["serve", "--runner", "user@host", *arguments]))
+
+
+def test_without_options_everything_is_as_config_declares_it() -> None:
+    assert parsed() == Config(runner=HostAddress("host", "user"))
+
+
+def test_options_reach_config() -> None:
+    config = parsed(
+        "--model", "m", "--temperature", "0.5", "--listen", "0.0.0.0:80", "--call-window", "64KiB"
+    )
+    assert (config.model, config.temperature, config.call_window_bytes) == ("m", 0.5, 65536)
+    assert config.listen == ListenAddress("0.0.0.0", 80)
+
+
+def test_port_is_short_for_another_port_of_the_same_address() -> None:
+    assert parsed("--port", "0").listen == ListenAddress("127.0.0.1", 0)
+    assert parsed("--listen", "[::1]:1", "--port", "2").listen == ListenAddress("::1", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "COMMAND"),
+        (["serve"], "--runner"),
+        (["serve", "--runner", "@"], "empty user"),
+        (["serve", "--runner", "h", "--port", "x"], "no port"),
+        (["serve", "--runner", "h", "--temperature", "3"], "from 0 to 2"),
+        (["serve", "--runner", "h", "--max-body", "0"], "from 1"),
+        (["serve", "--runner", "h", "--log-level", "loud"], "none of debug"),
+        (["serve", "--runner", "h", "--no-such-option"], "unrecognized"),
+        (["fly"], "invalid choice"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2_and_says_what_is_wrong(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_limits_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(UnusableConfig, match="longer than --ping-interval"):
+        parsed("--ping-interval", "5", "--ping-timeout", "5")
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "llmrelay", "serve", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200"},
+    ).stdout
+    for _, option in options():
+        assert option.flag in shown
+    assert "[gpt-4o-mini]" in shown
+
+
+def test_version() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "llmrelay", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown == f"llmrelay {__version__}\n"
+
+
+def record(**extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("llmrelay.x", logging.INFO, "", 0, "said %s", ("it",), None)
+    made.__dict__.update(extra)
+    return made
+
+
+def test_text_lines_are_for_people() -> None:
+    assert log.TextFormatter().format(record()).endswith(" info    llmrelay.x: said it")
+
+
+def test_json_lines_keep_fields_apart() -> None:
+    line = log.JsonFormatter().format(record(fields={"status": 200}))
+    entry = json.loads(line)
+    assert (entry["level"], entry["logger"], entry["message"]) == ("info", "llmrelay.x", "said it")
+    assert entry["status"] == 200
+    assert entry["time"].endswith("+00:00")
+    assert "\n" not in line
+
+
+def test_an_exceptions_traceback_stands_in_the_message() -> None:
+    try:
+        raise ValueError("what now?")
+    except ValueError:
+        failed = record(exc_info=sys.exc_info())
+    assert "ValueError: what now?" in json.loads(log.JsonFormatter().format(failed))["message"]
