@@ -20,17 +20,17 @@ if sys.version_info < (3, 10):
     )
     sys.exit(EXIT_OLD_PYTHON)
 
+# Before the first import: a json.py of the login's current directory must not stand in for the real
+# one, and an import must leave no __pycache__ behind.
+sys.path[:] = [path for path in sys.path if path]
+sys.dont_write_bytecode = True
+
 import hashlib
 import importlib.abc
 import importlib.util
 import json
 import linecache
 import zlib
-
-# A module of the login's current directory must not stand in for a real one, and an import must
-# leave no __pycache__ behind.
-sys.path[:] = [path for path in sys.path if path]
-sys.dont_write_bytecode = True
 
 
 class MemoryImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):

@@ -48,6 +48,8 @@ class DeltaDecoder:
             ErrorEvent: upstream reports an error. Text that stood before it in the same chunk is
                 lost with the answer, which is broken anyway.
         """
+        if self.done:
+            return b""
         try:
             events = self._events.feed(chunk)
         except EventTooLong:
@@ -71,7 +73,7 @@ class DeltaDecoder:
     def _delta(self, data: bytes) -> str:
         try:
             event = _parse(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise NotAnEventStream("an event that is not JSON") from None
         if not isinstance(event, dict):
             raise NotAnEventStream("an event that is not a JSON object")
@@ -90,7 +92,8 @@ class DeltaDecoder:
             text = delta.get("content") or delta.get("refusal") or ""
         except (AttributeError, TypeError, KeyError):
             raise NotAnEventStream("an event that is no chat completion") from None
-        if reason is not None:
+        # Some servers say "" where others say null.
+        if reason:
             self.finish_reason = str(reason)[:64]
         if not isinstance(text, str):
             raise NotAnEventStream("a delta that is not text")

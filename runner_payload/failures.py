@@ -96,11 +96,11 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             return float(value) * unit_s
     try:
         at = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=timezone.utc)
+        return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=timezone.utc)
-    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
 
 
 def root_cause(error: BaseException) -> str:

@@ -11,6 +11,7 @@ In the flow: stdio -> here -> upstream, and back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import platform
@@ -129,6 +130,10 @@ class Runner:
         return self._exit_status
 
     async def _end(self) -> None:
+        if self._draining and not self._calls:
+            # The last answer's end may stand behind much that a slow channel has yet to take.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stdio.flushed(), self._lease_s)
         self._lease.cancel()
         if self._heartbeat is not None:
             self._heartbeat.cancel()

@@ -22,6 +22,7 @@ described by one of the message classes below.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import MISSING, asdict, dataclass, fields
 from enum import IntEnum
@@ -165,6 +166,13 @@ def _load(payload: bytes) -> dict[str, Any]:
     return value
 
 
+def _is_finite(number: Any) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int beyond any float
+        return False
+
+
 M = TypeVar("M", bound="Message")
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -207,6 +215,8 @@ class Message:
             # A bool is an int to Python, but not on the wire.
             if not isinstance(item, kinds) or (isinstance(item, bool) and bool not in kinds):
                 raise RemoteProtocolError(f"{cls.__name__}.{field.name} is not {field.type}")
+            if float in kinds and item is not None and not _is_finite(item):
+                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is no finite number")
             known[field.name] = item
         return cls(**known)
 

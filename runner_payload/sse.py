@@ -66,3 +66,6 @@ class EventDecoder:
                 self._data_bytes = 0
         elif line.rstrip(b"\r\n") == b"data":
             self._data.append(b"")
+            self._data_bytes += 1
+            if self._data_bytes > self._limit:
+                raise EventTooLong

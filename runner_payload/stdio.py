@@ -65,12 +65,21 @@ class Stdio:
         return self._unsent_bytes > HIGH_WATER_BYTES
 
     async def writable(self) -> None:
-        """Returns when the backlog has gone."""
-        self._writable.clear()
-        await self._writable.wait()
+        """Returns when the channel is not congested any more, or lost."""
+        while self.congested:
+            self._writable.clear()
+            await self._writable.wait()
+
+    async def flushed(self) -> None:
+        """Returns when all that was written has left, or the channel is lost."""
+        while self._unsent_bytes:
+            self._writable.clear()
+            await self._writable.wait()
 
     def write(self, data: bytes) -> None:
         """Queues `data` for the one write at the end of this loop turn."""
+        if self._lost:
+            return
         self._unsent.append(data)
         self._unsent_bytes += len(data)
         if not self._flush_scheduled:

@@ -26,8 +26,8 @@ from .protocol import Call, End, Start
 # Two retries before the first delta, none after (the SDK's own default).
 MAX_RETRIES = 2
 RETRY_DELAY_S = 0.5
-# A client is better served by a 429 that says when to come back than by silence; shorter waits the
-# SDK sits out itself.
+# A client is better served by an error that says when to come back, or by another runner, than by
+# silence; shorter waits the SDK sits out itself.
 MAX_RETRY_AFTER_S = 5.0
 CONNECT_TIMEOUT_S = 10.0
 # How long the end of a body may follow its [DONE], for the connection to be used again.
@@ -40,6 +40,12 @@ with contextlib.suppress(ImportError):
     _TRANSPORT_ERRORS += (import_module("aiohttp").ClientError,)
 
 Emit = Callable[[bytes], Awaitable[None]]
+
+
+class _Retries:
+    """How many retries of a call have been taken, by the SDK and by us together."""
+
+    taken = 0
 
 
 class Upstream:
@@ -61,9 +67,13 @@ class Upstream:
             max_retries=MAX_RETRIES,
             http_client=_http_client(max_connections),
         )
+        self._drains: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Closes every connection."""
+        for drain in self._drains:
+            drain.cancel()
+        await asyncio.gather(*self._drains, return_exceptions=True)
         await self._client.close()
 
     async def stream(self, call: Call, prompt: str, emit: Emit) -> End:
@@ -72,34 +82,38 @@ class Upstream:
         Raises:
             UpstreamFailure: no answer, or one that is not whole.
         """
-        retries = 0
+        retries = _Retries()
         while True:
             deltas = DeltaDecoder()
             try:
-                retries += await self._attempt(call, prompt, MAX_RETRIES - retries, deltas, emit)
-                return End(deltas.finish_reason, retries)
+                await self._attempt(call, prompt, retries, deltas, emit)
+                return End(deltas.finish_reason, retries.taken)
             except UpstreamFailure as error:
-                if deltas.begun or not error.repeatable or retries >= MAX_RETRIES:
+                if deltas.begun or not error.repeatable or retries.taken >= MAX_RETRIES:
                     raise
             # The SDK retries up to the response's head; from there to the first delta we do.
-            await asyncio.sleep(RETRY_DELAY_S * 2**retries)
-            retries += 1
+            await asyncio.sleep(RETRY_DELAY_S * 2**retries.taken)
+            retries.taken += 1
 
     async def _attempt(
-        self, call: Call, prompt: str, max_retries: int, deltas: DeltaDecoder, emit: Emit
-    ) -> int:
-        """One answer, with the SDK's retries up to its head; returns how many those were."""
+        self, call: Call, prompt: str, retries: _Retries, deltas: DeltaDecoder, emit: Emit
+    ) -> None:
+        """One answer, with the SDK's retries up to its head, as many as are left."""
         client = self._client
-        if max_retries != MAX_RETRIES:
-            client = client.with_options(max_retries=max_retries)
+        if retries.taken:
+            client = client.with_options(max_retries=MAX_RETRIES - retries.taken)
         create = client.chat.completions.with_streaming_response.create
         try:
-            async with create(**self._parameters(call, prompt)) as response:
+            async with contextlib.AsyncExitStack() as stack:
+                response = await stack.enter_async_context(create(**self._parameters(call, prompt)))
+                retries.taken += response.retries_taken
                 kind = response.headers.get("content-type", "")
                 if kind.startswith(("text/html", "application/json")):
                     raise failures.broken(f"with {kind} and not with an event stream")
-                await _copy(response.iter_bytes(), deltas, emit)
-                retries: int = response.retries_taken
+                chunks = response.iter_bytes()
+                await _copy(chunks, deltas, emit)
+                if deltas.done:
+                    self._release(chunks, stack.pop_all())
         except openai.APIStatusError as error:
             raise failures.refused(error.status_code, error.body, error.response.headers) from error
         except openai.APIConnectionError as error:
@@ -114,7 +128,12 @@ class Upstream:
             raise failures.error_event(str(error)) from error
         if not deltas.done and deltas.finish_reason is None:
             raise UpstreamFailure(failures.INCOMPLETE, repeatable=True)
-        return retries
+
+    def _release(self, chunks: AsyncIterator[bytes], response: contextlib.AsyncExitStack) -> None:
+        """The answer is whole; its connection is drained beside the call, which need not wait."""
+        drain = asyncio.get_running_loop().create_task(_drain(chunks, response))
+        self._drains.add(drain)
+        drain.add_done_callback(self._drains.discard)
 
     def _parameters(self, call: Call, prompt: str) -> dict[str, Any]:
         messages = [{"role": "user", "content": prompt}]
@@ -137,17 +156,16 @@ class Upstream:
 
 
 async def _copy(chunks: AsyncIterator[bytes], deltas: DeltaDecoder, emit: Emit) -> None:
-    """Every read's deltas to `emit`: the runner's hot path."""
+    """Every read's deltas to `emit`, up to [DONE] or the end: the runner's hot path."""
     async for chunk in chunks:
         await emit(deltas.feed(chunk))
         if deltas.done:
-            await _drain(chunks)
             return
     await emit(deltas.finish())
 
 
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Reads what follows [DONE], so that the connection can be used again."""
+async def _drain(chunks: AsyncIterator[bytes], response: contextlib.AsyncExitStack) -> None:
+    """Reads what follows [DONE], so that the connection can be used again, and closes."""
 
     async def read() -> None:
         async for _ in chunks:
@@ -155,7 +173,8 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
 
     # The answer is whole: whatever happens to the connection now is no failure of the call.
     with contextlib.suppress(asyncio.TimeoutError, *_TRANSPORT_ERRORS):
-        await asyncio.wait_for(read(), DRAIN_S)
+        async with response:
+            await asyncio.wait_for(read(), DRAIN_S)
 
 
 def _http_client(max_connections: int) -> httpx2.AsyncClient:
@@ -180,5 +199,5 @@ def _http_client(max_connections: int) -> httpx2.AsyncClient:
 async def _no_long_waits(response: httpx2.Response) -> None:
     """Lets a long Retry-After reach the client: the SDK would sleep for up to two minutes."""
     wait_s = failures.retry_after_s(response.headers)
-    if response.status_code == 429 and wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
+    if wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
         response.headers["x-should-retry"] = "false"
