@@ -13,7 +13,7 @@ import logging
 import signal
 from collections.abc import Callable
 
-from runner_payload.hardening import forbid_core_dumps
+from runner_payload.process import allow_descriptors, forbid_core_dumps
 
 from .api.errors import render_error
 from .config import Config
@@ -29,6 +29,8 @@ logger = logging.getLogger("llmrelay")
 
 # The runner closes its upstream connections and says goodbye; a lost one is not waited for.
 RUNNER_END_S = 3.0
+# Descriptors beside those of client connections: SSH, files, the loop.
+SPARE_DESCRIPTORS = 64
 
 
 class EndedBySignal(Exception):
@@ -59,6 +61,8 @@ class FrontEnd:
         Raises:
             ConnectError: the runner cannot be started, or the address not listened on.
         """
+        forbid_core_dumps()
+        self._allow_connections()
         ready = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
@@ -75,6 +79,16 @@ class FrontEnd:
                     living.cancel()
         except* ConnectError as errors:
             raise errors.exceptions[0] from None
+
+    def _allow_connections(self) -> None:
+        wanted = self._config.max_connections + SPARE_DESCRIPTORS
+        allowed = allow_descriptors(wanted)
+        if allowed < wanted:
+            logger.warning(
+                "the limit of open files, %d, is less than %d connections need (ulimit -n)",
+                allowed,
+                self._config.max_connections,
+            )
 
     async def _drain(self) -> None:
         logger.info("draining: running answers have %g s", self._config.drain_s)
@@ -98,7 +112,6 @@ async def serve(
         ConnectError: the runner cannot be started, or the address not listened on.
         EndedBySignal: a signal that did not wait for the drain.
     """
-    forbid_core_dumps()
     task = asyncio.current_task()
     assert task is not None
     stop = asyncio.Event()

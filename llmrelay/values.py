@@ -154,4 +154,7 @@ def parse_url(text: str) -> str:
         raise ValueError(f"{text!r} is no http:// or https:// URL")
     if any(c.isspace() or not c.isprintable() for c in text):
         raise ValueError(f"{text!r} has a blank or a control character in it")
+    # It is shown in errors, and the key has a header of its own.
+    if "@" in rest.partition("/")[0]:
+        raise ValueError("a URL with a user name in it cannot be used")
     return text

@@ -67,7 +67,7 @@ class DeltaDecoder:
         return self._encode(text, last=self.done)
 
     def finish(self) -> bytes:
-        """The stream has ended: what its last line held, should that have lacked its end."""
+        """The stream has ended: what its last event held, should the blank line after it lack."""
         return self.feed(b"\n") + self._encode("", last=True)
 
     def _delta(self, data: bytes) -> str:

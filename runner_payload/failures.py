@@ -81,11 +81,18 @@ def refused(status: int, body: object, headers: Mapping[str, str]) -> UpstreamFa
         return UpstreamFailure(Failure(code, text))
     if code is None:
         code = "upstream_bad_request" if 400 <= status < 500 else "upstream_unavailable"
-    message = body.get("message") if isinstance(body, dict) else None
-    said = f": {message}" if isinstance(message, str) and message else "."
+    message = _message(body)
+    said = f": {message}" if message else "."
     wait_s = retry_after_s(headers) if status == 429 else None
     text = one_line(f"The upstream answered {status}{said}")
     return UpstreamFailure(Failure(code, text, wait_s))
+
+
+def _message(body: object) -> str:
+    """What an error body says: OpenAI's `message`, FastAPI's `detail`, or plain text."""
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail") or body.get("error")
+    return body.strip() if isinstance(body, str) else ""
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -22,7 +22,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 from . import log, stdio
-from .hardening import forbid_core_dumps
+from .process import allow_descriptors, forbid_core_dumps
 from .protocol import (
     MARKER,
     PROTOCOL_VERSION,
@@ -49,8 +49,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("runner")
 
-# More than the front-end ever has under way; a front-end that opens more has lost count.
+# More than a front-end ever has under way; one that opens more has lost count.
 MAX_CALLS = 65536
+# Descriptors beside those of the calls: stdio, the loop, name look-ups, files being imported.
+SPARE_DESCRIPTORS = 64
 # The front-end has to send START within this of our HELLO, or it is not there any more.
 START_TIMEOUT_S = 30.0
 # For closing upstream connections after the front-end has gone.
@@ -62,6 +64,10 @@ def main(digest: str) -> None:
     forbid_core_dumps()
     descriptors = stdio.claim()
     log.configure()
+    # The key and the upstream come from the front-end; what a login has set for other programs
+    # (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS) is not meant for it.
+    for name in [name for name in os.environ if name.startswith("OPENAI_")]:
+        del os.environ[name]
     # Ctrl-C on a terminal that we share with the front-end is meant for the front-end, which ends
     # us when its answers are through.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -79,7 +85,7 @@ def _hello(digest: str) -> Hello:
         aiohttp=_version("aiohttp"),
         pid=os.getpid(),
         host=socket.gethostname(),
-        max_calls=MAX_CALLS,
+        max_calls=allow_descriptors(MAX_CALLS + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS,
     )
 
 
@@ -184,7 +190,7 @@ class Runner:
             upstream = await self._loop.run_in_executor(
                 None, import_module, "runner_payload.upstream"
             )
-            self._upstream = upstream.Upstream(start, MAX_CALLS)
+            self._upstream = upstream.Upstream(start, self._hello.max_calls)
         except Exception as error:  # whatever it is, the front-end has to hear of it
             logger.exception("openai cannot be used")
             reason = log.concealed(f"openai cannot be used: {type(error).__name__}: {error}")
@@ -235,7 +241,7 @@ class Runner:
         if self._upstream is None:
             raise RemoteProtocolError("CALL before READY")
         call = Call.decode(frame.payload)
-        if self._draining or len(self._calls) >= MAX_CALLS:
+        if self._draining or len(self._calls) >= self._hello.max_calls:
             self._send_message(
                 FrameType.ERROR,
                 Failure("runner_lost", "The runner takes no more calls; try again."),

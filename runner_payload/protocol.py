@@ -223,7 +223,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Hello(Message):
-    """What the runner is. Sent before `openai` is imported, so its version is the metadata's."""
+    """What the runner is. Sent before `openai` is imported, so its version is the metadata's.
+
+    Attributes:
+        max_calls: how many calls the host's limit of open files allows at once.
+    """
 
     protocol: int
     digest: str

@@ -91,7 +91,8 @@ class Stdio:
         if not self._lost:
             self._flush()
         self._lose()
-        # Whoever shares the open file (a wrapper of the login) expects it as it was.
+        # Whoever shares the open files (a wrapper of the login) expects them as they were.
+        os.set_blocking(self._in, True)
         os.set_blocking(self._out, True)
 
     def _read(self) -> None:

@@ -120,8 +120,8 @@ class Upstream:
             how = f"cannot be reached: {failures.root_cause(error)}"
             raise failures.unreachable(self._base_url, how) from error
         except _TRANSPORT_ERRORS as error:
-            how = f"and broke off ({failures.root_cause(error)})"
-            raise failures.broken(how) from error
+            how = "and broke off" if deltas.begun else "with something that is no answer"
+            raise failures.broken(f"{how} ({failures.root_cause(error)})") from error
         except NotAnEventStream as error:
             raise failures.broken(f"with {error}") from error
         except ErrorEvent as error:

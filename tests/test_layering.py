@@ -39,7 +39,7 @@ FORBIDDEN = {
 }
 
 # What both sides share; everything else of the payload is text to the front-end.
-SHARED = {"runner_payload.protocol", "runner_payload.hardening"}
+SHARED = {"runner_payload.protocol", "runner_payload.process"}
 
 MAX_LINES = 400
 

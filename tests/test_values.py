@@ -99,6 +99,7 @@ def test_a_value_in_range(parse: Callable[[str], Any], text: str, value: object)
         (parse_url, "ftp://host"),
         (parse_url, "http://"),
         (parse_url, "http://ho st"),
+        (parse_url, "https://user:password@host/v1"),
     ],
 )
 def test_a_value_out_of_range_says_so(parse: Callable[[str], Any], text: str) -> None:

@@ -19,8 +19,6 @@ import signal
 import sys
 from collections.abc import MutableMapping
 
-from runner_payload.hardening import forbid_core_dumps
-
 from ..config import Config
 from ..errors import ConnectError, UnusableConfig
 from ..secret import VARIABLE, Secret, read_key
@@ -58,7 +56,6 @@ class Demo:
             ConnectError: some part of it cannot be started.
             EndedBySignal: a signal that did not wait for the drain.
         """
-        forbid_core_dumps()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
         self._task = asyncio.current_task()

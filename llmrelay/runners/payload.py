@@ -81,11 +81,10 @@ def load() -> Payload:
 
 
 def _quoted(python: str) -> str:
-    if _PLAIN.fullmatch(python) and not python.startswith("-"):
-        return python
-    if not python.isprintable() or not python.isascii() or set(python) & set("'!\\") or not python:
+    usable = python.isprintable() and python.isascii() and not set(python) & set("'!\\")
+    if not python or python.startswith("-") or not usable:
         raise UnusableConfig(
             f"--remote-python {python!r} cannot be passed through every shell:"
             " use a path of plain characters."
         )
-    return shlex.quote(python)
+    return python if _PLAIN.fullmatch(python) else shlex.quote(python)

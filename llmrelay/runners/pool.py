@@ -46,7 +46,7 @@ class Pool:
             raise
 
     async def _take_place(self) -> None:
-        if self.taken < self._config.max_calls:
+        if self.taken < self.runner.max_calls:
             self.taken += 1
             return
         if self.queued >= self._config.queue_length:

@@ -101,6 +101,12 @@ class Runner:
             await self._back_off(error, failures)
         self.state = State.STOPPED
 
+    @property
+    def max_calls(self) -> int:
+        """How many calls it may have at once: as configured, or fewer if its host allows fewer."""
+        most = self._config.max_calls
+        return most if self.hello is None else min(most, self.hello.max_calls)
+
     def open(self, call: Call, sink: Sink, on_over: Callable[[], None]) -> LinkCall:
         """Opens a call.
 
@@ -152,6 +158,13 @@ class Runner:
         self._link = link
         self.state = State.READY
         self.reason = ""
+        if self.max_calls < self._config.max_calls:
+            logger.warning(
+                "%s: its limit of open files allows %d calls at once, not %d (ulimit -n)",
+                self.name,
+                self.max_calls,
+                self._config.max_calls,
+            )
         logger.info(
             "%s is ready: Python %s, openai %s, pid %d, import %.2f s",
             self.name,

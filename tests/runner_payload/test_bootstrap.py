@@ -20,6 +20,7 @@ import pytest
 from llmrelay.runners import payload
 from llmrelay.runners.payload import Payload
 from llmrelay.runners.runner import EXIT_OLD_PYTHON
+from runner_payload.main import SPARE_DESCRIPTORS
 from runner_payload.protocol import (
     MARKER,
     MAX_PAYLOAD_BYTES,
@@ -224,6 +225,37 @@ def test_hello_names_the_openai_that_is_installed_without_importing_it(tmp_path:
         assert "jiter" not in mapped_files(runner.pid)
 
     play(tmp_path, scene, payload.load())
+
+
+def test_hello_says_how_many_calls_the_hosts_descriptors_allow(tmp_path: Path) -> None:
+    """The soft limit is raised as far as the hard one."""
+    python = tmp_path / "limited"
+    limits = "ulimit -S -n 200\nulimit -H -n 300\n"
+    python.write_text(f'#!/bin/sh\n{limits}exec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+
+    async def scene() -> None:
+        async with bare_runner(tmp_path, python=str(python)) as runner:
+            hello = await runner.hello()
+            assert hello.max_calls == 300 - SPARE_DESCRIPTORS
+
+    asyncio.run(scene())
+
+
+def test_what_a_login_sets_for_other_openai_clients_is_not_sent_upstream(tmp_path: Path) -> None:
+    async def scene() -> None:
+        environment = {"OPENAI_ORG_ID": "org-of-the-host", "OPENAI_CUSTOM_HEADERS": "x-host: 1"}
+        async with (
+            ScriptedUpstream() as upstream,
+            bare_runner(tmp_path, environment=environment) as runner,
+        ):
+            await runner.start(upstream.base_url)
+            await runner.answer(runner.call())
+            headers = upstream.requests[0].headers
+            assert "openai-organization" not in headers
+            assert "x-host" not in headers
+
+    asyncio.run(scene())
 
 
 def test_a_python_without_openai_says_hello_and_goes_away_at_start(tmp_path: Path) -> None:

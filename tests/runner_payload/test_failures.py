@@ -69,7 +69,21 @@ def test_a_refused_key_is_the_operators_business_and_upstreams_words_are_not_pas
     assert error.failure.code == UpstreamAuth.code
 
 
-@pytest.mark.parametrize("body", [None, "text", b"\xff", {}, {"message": 5}, {"message": ""}, []])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "no such model",
+        {"message": "no such model"},
+        {"detail": "no such model"},
+        {"error": " no such\nmodel "},
+    ],
+)
+def test_what_upstream_says_is_passed_on_in_whatever_shape_it_says_it(body: object) -> None:
+    said = refused(404, body, {}).failure.message
+    assert said == "The upstream answered 404: no such model"
+
+
+@pytest.mark.parametrize("body", [None, " ", b"\xff", {}, {"message": 5}, {"detail": [5]}, []])
 def test_a_body_without_a_message_leaves_a_whole_sentence(body: object) -> None:
     assert refused(404, body, {}).failure.message == "The upstream answered 404."
 

@@ -108,7 +108,7 @@ def test_a_quoted_path_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "python", ["", "it's", "a!b", "a\\b", "a\nb", "a\0b", "a\tb", "/opt/é/python", "\x7f"]
+    "python", ["", "-x", "it's", "a!b", "a\\b", "a\nb", "a\0b", "a\tb", "/opt/é/python", "\x7f"]
 )
 def test_a_path_that_not_every_shell_reads_alike_is_refused(python: str) -> None:
     with pytest.raises(UnusableConfig, match="--remote-python"):

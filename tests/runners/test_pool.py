@@ -22,8 +22,9 @@ CALL = Call(model="m")
 class PlayedRunner:
     """A runner that opens every call, until it is told not to."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_calls: int) -> None:
         self.ready = True
+        self.max_calls = max_calls
         self.ends: list[Callable[[], None]] = []
 
     def open(self, call: Call, sink: Sink, on_over: Callable[[], None]) -> LinkCall:
@@ -33,9 +34,9 @@ class PlayedRunner:
         return cast(LinkCall, object())
 
 
-def a_pool(**limits: float) -> tuple[Pool, PlayedRunner]:
-    runner = PlayedRunner()
-    config = Config(**({"max_calls": 1, "queue_length": 2} | limits))  # type: ignore[arg-type]
+def a_pool(max_calls: int = 1, **limits: float) -> tuple[Pool, PlayedRunner]:
+    runner = PlayedRunner(max_calls)
+    config = Config(**({"queue_length": 2} | limits))  # type: ignore[arg-type]
     return Pool(cast(Runner, runner), config), runner
 
 
