@@ -1,14 +1,15 @@
 """One call on a link, as the one who opened it sees it, and the sink that takes its answer.
 
 The prompt goes up under the runner's credit, the answer comes down under ours: half a window at a
-time, handed back when the bytes have gone on to the client. Knows its link and no other call.
+time, handed back when the bytes have gone on to the client. Knows a link's way out and no other
+call.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from runner_payload.protocol import (
     DATA_BYTES,
@@ -21,8 +22,22 @@ from runner_payload.protocol import (
 
 from ..errors import RelayError
 
-if TYPE_CHECKING:
-    from .link import Link
+
+class Outlet(Protocol):
+    """A link, as its calls see it: where their frames go out."""
+
+    @property
+    def congested(self) -> bool:
+        """More is unsent than should be: a prompt's next piece can wait for writable()."""
+
+    async def writable(self) -> None:
+        """Returns when the backlog has gone, or the channel."""
+
+    def send(self, frame_type: FrameType, call_id: int, payload: bytes = b"") -> None:
+        """Queues a frame for the one write at the end of this loop turn."""
+
+    def write(self, frame: bytes) -> None:
+        """Queues an encoded frame."""
 
 
 class Sink(Protocol):
@@ -44,16 +59,21 @@ class Sink(Protocol):
 class LinkCall:
     """One call under way, as the one who opened it sees it."""
 
-    __slots__ = ("_granted", "_link", "_on_over", "_receive", "_send", "call_id", "over", "sink")
+    __slots__ = ("_granted", "_on_over", "_outlet", "_receive", "_send", "call_id", "over", "sink")
 
     def __init__(
-        self, link: Link, call_id: int, sink: Sink, window_bytes: int, on_over: Callable[[], None]
+        self,
+        outlet: Outlet,
+        call_id: int,
+        sink: Sink,
+        window_bytes: int,
+        on_over: Callable[[], None],
     ) -> None:
         self.call_id = call_id
         # None once it was cancelled: what still comes is counted and dropped.
         self.sink: Sink | None = sink
         self.over = False
-        self._link = link
+        self._outlet = outlet
         self._on_over = on_over
         self._send = SendWindow(window_bytes)
         self._receive = ReceiveWindow(window_bytes)
@@ -70,26 +90,26 @@ class LinkCall:
                 self._granted = self._granted or asyncio.Event()
                 self._granted.clear()
                 await self._granted.wait()
-            elif self._link.channel.congested:
-                await self._link.channel.writable()
+            elif self._outlet.congested:
+                await self._outlet.writable()
             else:
                 piece = prompt[at : at + min(DATA_BYTES, self._send.available)]
                 self._send.spend(len(piece))
-                self._link.send(FrameType.DATA, self.call_id, piece)
+                self._outlet.send(FrameType.DATA, self.call_id, piece)
                 at += len(piece)
         if not self.over:
-            self._link.send(FrameType.END, self.call_id, End().encode())
+            self._outlet.send(FrameType.END, self.call_id, End().encode())
 
     def hand_back(self) -> None:
         """What came has gone on to the client: the runner may send as much again."""
         if not self.over and (amount := self._receive.take_credit()):
-            self._link.write(encode_credit(self.call_id, amount))
+            self._outlet.write(encode_credit(self.call_id, amount))
 
     def cancel(self) -> None:
         """Nobody wants the answer any more. Its place is taken until the runner confirms."""
         if not self.over and self.sink is not None:
             self.sink = None
-            self._link.send(FrameType.CANCEL, self.call_id)
+            self._outlet.send(FrameType.CANCEL, self.call_id)
 
     # What the link calls.
 

@@ -153,7 +153,16 @@ class Link:
             self.draining = True
             self._send_message(FrameType.GOAWAY, GoAway(reason))
 
-    # --- Out ------------------------------------------------------------------------------------
+    # --- Out: what calls see of us (call.Outlet) ------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """The channel has more unsent than it should."""
+        return self.channel.congested
+
+    async def writable(self) -> None:
+        """Returns when the channel's backlog has gone, or the channel."""
+        await self.channel.writable()
 
     def send(self, frame_type: FrameType, call_id: int, payload: bytes = b"") -> None:
         """Queues a frame for the one write at the end of this loop turn."""

@@ -95,6 +95,13 @@ class Runner:
                 if first:
                     raise
                 error = connect_error
+            except Exception:
+                if first:
+                    raise
+                # A bug of ours, or of a library on a bad day: the other calls of this front-end,
+                # and the next attempt, are worth more than an exit.
+                logger.exception("%s: connecting failed", self.name)
+                error = RunnerBroken("connecting failed; the log has the details")
             if self._stopping.is_set():
                 break
             failures += 1
