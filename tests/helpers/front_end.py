@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import secrets
 import select
 import signal
 import subprocess
@@ -23,8 +24,9 @@ from typing import Self
 from tests.helpers.openssh import OpenSSHServer
 
 ROOT = Path(__file__).parent.parent.parent
-# A made-up key that no other text holds, so that a scan finds it wherever it went.
-KEY = "sk-llmrelay-test-key-4f1d9c2b7a"
+# A made-up key that nothing else holds, not even another run of the tests beside this one, so that
+# a search finds it wherever it went.
+KEY = f"sk-llmrelay-test-{secrets.token_hex(8)}"
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0
 READY = re.compile(r"llmrelay is ready on (http://(\S+):(\d+)) \(runner (.+)\)\n")
