@@ -36,8 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EndedBySignal as error:
         print(f"llmrelay: ended at once by {error}", file=sys.stderr)  # noqa: T201
         return error.exit_status
-    except KeyboardInterrupt:
-        return 130
     return status
 
 

@@ -182,7 +182,7 @@ class Config:
         "SECONDS",
         number(0.05, 86400),
         120.0,
-        "Longest wait for upstream's first delta, retries included: long prompts take a minute.",
+        "Longest silence of upstream before its first delta: long prompts take a minute.",
         _LIMITS,
     )
     delta_timeout_s: float = _option(
@@ -190,7 +190,7 @@ class Config:
         "SECONDS",
         number(0.05, 86400),
         60.0,
-        "Longest silence of upstream between two deltas: models pause, a dead one stays silent.",
+        "Longest silence of upstream after a delta: models pause, a dead one stays silent.",
         _LIMITS,
     )
     connect_timeout_s: float = _option(

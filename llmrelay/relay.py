@@ -11,6 +11,7 @@ Knows neither HTTP's bytes nor frames: Exchange and LinkCall do.
 from __future__ import annotations
 
 import asyncio
+import re
 
 from runner_payload.protocol import End
 
@@ -20,6 +21,9 @@ from .errors import ClientTooSlow, RelayError
 from .http.exchange import Exchange
 from .runners.call import LinkCall
 from .runners.pool import Pool
+
+# What upstream gives as finish_reason goes into a header.
+_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 async def relay_chat(exchange: Exchange, pool: Pool, config: Config) -> None:
@@ -103,6 +107,8 @@ class Answer:
         if not exchange.started:
             exchange.start(200, chat.HEADERS)
         reason = end.finish_reason or "unknown"
+        if not _WORD.fullmatch(reason):
+            reason = "unknown"
         exchange.log_fields["finish_reason"] = reason
         if end.retries:
             exchange.log_fields["retries"] = end.retries

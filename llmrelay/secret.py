@@ -5,6 +5,7 @@ Knows no SSH and no frames; runners/runner.py reveals it once per link, into the
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import logging
 import stat
@@ -50,8 +51,10 @@ def read_key(config: Config, environ: MutableMapping[str, str]) -> Secret:
         return _checked(_read_file(config), str(config.openai_key_file))
     if variable:
         return _checked(variable, VARIABLE)
-    if sys.stdin.isatty():
-        return _checked(getpass.getpass("OpenAI key: ").strip(), "The terminal")
+    # Without any stdin at all Python has none either.
+    if sys.stdin is not None and sys.stdin.isatty():
+        with contextlib.suppress(EOFError):
+            return _checked(getpass.getpass("OpenAI key: ").strip(), "The terminal")
     raise NoKey(
         f"No OpenAI key: set {VARIABLE} or give --openai-key-file FILE."
         " For an upstream that needs none, any word will do."

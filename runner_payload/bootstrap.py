@@ -10,7 +10,7 @@ not print to stdout (the frames' way) nor import anything that was not shipped o
 
 import sys
 
-# Exit statuses that the front-end tells apart (llmrelay/runners/runner.py).
+# Exit statuses that the front-end tells apart (llmrelay/runners/provision.py).
 EXIT_OLD_PYTHON = 94
 EXIT_DAMAGED = 95
 

@@ -30,12 +30,14 @@ class DeltaDecoder:
     Attributes:
         begun: some text has come out.
         done: [DONE] has come.
+        events: how many events have come whole, with text or without.
         finish_reason: upstream's, once it has said it.
     """
 
     def __init__(self) -> None:
         self.begun = False
         self.done = False
+        self.events = 0
         self.finish_reason: str | None = None
         self._events = EventDecoder(MAX_EVENT_BYTES)
         self._high_surrogate = ""
@@ -54,6 +56,7 @@ class DeltaDecoder:
             events = self._events.feed(chunk)
         except EventTooLong:
             raise NotAnEventStream(f"an event of more than {MAX_EVENT_BYTES} bytes") from None
+        self.events += len(events)
         text = ""
         for data in events:
             if data[:6] == b"[DONE]":

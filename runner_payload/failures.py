@@ -49,6 +49,7 @@ class UpstreamFailure(Exception):
 def one_line(text: str) -> str:
     """`text` bounded, on one line, without the key."""
     line = " ".join(log.concealed(text).split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= MAX_TEXT_CHARS else line[: MAX_TEXT_CHARS - 1] + "…"
 
 

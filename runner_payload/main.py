@@ -85,7 +85,7 @@ def _hello(digest: str) -> Hello:
         aiohttp=_version("aiohttp"),
         pid=os.getpid(),
         host=socket.gethostname(),
-        max_calls=allow_descriptors(MAX_CALLS + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS,
+        max_calls=max(1, allow_descriptors(MAX_CALLS + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS),
     )
 
 

@@ -6,6 +6,7 @@ same on either; knows neither of them. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import resource
 import sys
@@ -37,6 +38,8 @@ def allow_descriptors(wanted: int) -> int:
         return wanted
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        soft = allowed
+        # Some kernels have a limit of their own below the hard one.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            soft = allowed
     return soft

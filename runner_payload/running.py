@@ -105,11 +105,10 @@ class RunningCall:
     async def emit(self, text: bytes) -> None:
         """Sends a piece of the answer; waits while the call has no credit or the channel is full.
 
-        Called for every read from upstream, with nothing when it brought no text: that upstream is
-        there is worth knowing too.
+        Empty for an event without text: that upstream is alive is worth knowing, too.
         """
         assert self._silence is not None
-        self._silence.broken()
+        self._silence.heard(text)
         window = self._window
         if len(text) <= min(window.available, DATA_BYTES) and not self._stdio.congested:
             if text:
@@ -127,7 +126,7 @@ class RunningCall:
             text = text[len(piece) :]
             window.spend(len(piece))
             self._stdio.write(encode_frame(FrameType.DATA, self.call_id, piece))
-        self._silence.broken()
+        self._silence.heard()
 
     def _send(self, frame_type: FrameType, message: End | Failure) -> None:
         self._stdio.write(encode_frame(frame_type, self.call_id, message.encode()))
@@ -136,8 +135,10 @@ class RunningCall:
 class Silence:
     """Cancels a call's task when upstream says nothing for too long.
 
-    One timer per call and limit, not per delta: a delta only notes the time, and the timer, when it
-    fires, looks at the note and goes on from there.
+    Until the first text came that is `first_s`, then `between_s`, counted from the last event of
+    whatever kind: a model that thinks aloud is not silent. One timer per call and limit, not per
+    delta: an event only notes the time, and the timer, when it fires, looks at the note and goes on
+    from there.
     """
 
     def __init__(self, task: asyncio.Task[None], first_s: float, between_s: float) -> None:
@@ -151,11 +152,11 @@ class Silence:
         self._since = self._loop.time()
         self._timer = self._loop.call_later(first_s, self._check)
 
-    def broken(self) -> None:
-        """Upstream has said something."""
+    def heard(self, text: bytes = b"") -> None:
+        """Upstream has sent an event, and `text` in it."""
         self._since = self._loop.time()
         self._paused = False
-        if not self._begun:
+        if text and not self._begun:
             self._begun = True
             self._limit_s = self._between_s
             self._timer.cancel()
@@ -166,11 +167,12 @@ class Silence:
         self._paused = True
 
     def stop(self) -> None:
+        """The call is over."""
         self._timer.cancel()
 
     def failure(self) -> Failure:
         """What happened, once expired."""
-        when = "between two deltas" if self._begun else "before its first byte"
+        when = "after a delta" if self._begun else "before its first delta"
         return Failure(
             "upstream_timeout", f"The upstream was silent for {self._limit_s:g} s {when}."
         )

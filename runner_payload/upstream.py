@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 import httpx2
@@ -78,6 +78,8 @@ class Upstream:
 
     async def stream(self, call: Call, prompt: str, emit: Emit) -> End:
         """Gives `emit` the answer's text in UTF-8, as each read from upstream brings it.
+
+        An event without text (a role, a thought) is passed on as none: upstream is alive.
 
         Raises:
             UpstreamFailure: no answer, or one that is not whole.
@@ -157,8 +159,13 @@ class Upstream:
 
 async def _copy(chunks: AsyncIterator[bytes], deltas: DeltaDecoder, emit: Emit) -> None:
     """Every read's deltas to `emit`, up to [DONE] or the end: the runner's hot path."""
+    events = 0
     async for chunk in chunks:
-        await emit(deltas.feed(chunk))
+        text = deltas.feed(chunk)
+        # Comments and parts of events are no sign of life worth passing on.
+        if deltas.events != events:
+            events = deltas.events
+            await emit(text)
         if deltas.done:
             return
     await emit(deltas.finish())
@@ -179,21 +186,19 @@ async def _drain(chunks: AsyncIterator[bytes], response: contextlib.AsyncExitSta
 
 def _http_client(max_connections: int) -> httpx2.AsyncClient:
     """The SDK's aiohttp client where its extra is installed: half the cost of its default one."""
-    try:
-        metadata.version("aiohttp")
-        make: Any = openai.DefaultAioHttpClient
-    except metadata.PackageNotFoundError:
-        make = openai.DefaultAsyncHttpxClient
-    client: httpx2.AsyncClient = make(
+    options: dict[str, Any] = {
         # Both stop at 1,000 connections by themselves, and calls beyond would wait unseen.
-        limits=httpx2.Limits(
+        "limits": httpx2.Limits(
             max_connections=max_connections,
             max_keepalive_connections=100,
             keepalive_expiry=30.0,
         ),
-        event_hooks={"response": [_no_long_waits]},
-    )
-    return client
+        "event_hooks": {"response": [_no_long_waits]},
+    }
+    try:
+        return openai.DefaultAioHttpClient(**options)
+    except RuntimeError:  # aiohttp is not there, or older than the SDK wants
+        return openai.DefaultAsyncHttpxClient(**options)
 
 
 async def _no_long_waits(response: httpx2.Response) -> None:

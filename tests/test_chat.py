@@ -143,6 +143,22 @@ def test_the_finish_reason_comes_in_the_trailer(stage: Stage, reason: str) -> No
     stage.front_end.wait_for_log(f"finish_reason={reason}")
 
 
+@pytest.mark.parametrize("reason", ["fin\nished", "\x1b[31mstop", "停止", "two words"])
+def test_a_finish_reason_that_fits_into_no_header_is_unknown(stage: Stage, reason: str) -> None:
+    stage.script.script = answer("whole", finish=reason)
+    with raw_post(stage, b"hi") as connection:
+        read_until(connection, b"0\r\nX-Finish-Reason: unknown\r\n\r\n")
+    # Nobody else's call suffers.
+    assert stage.front_end.chat()[0].status == 200
+    assert "\x1b" not in stage.front_end.log
+
+
+def test_a_model_name_cannot_forge_a_field_of_the_log(stage: Stage) -> None:
+    stage.front_end.chat("hi", "?model=x%20error=forged%22")
+    log = stage.front_end.wait_for_log("forged")
+    assert 'model="x error=forged\\""' in log
+
+
 def test_an_empty_answer_is_a_whole_one(stage: Stage) -> None:
     stage.script.script = answer()
     response, body = stage.front_end.chat()
@@ -216,7 +232,7 @@ def test_a_silent_upstream_is_504(stage: Stage) -> None:
     with FrontEndProcess([*options, *limits]) as front_end:
         response, body = front_end.chat()
         assert (response.status, response.headers["X-Error-Code"]) == (504, "upstream_timeout")
-        assert b"0.5 s before its first byte" in body
+        assert b"0.5 s before its first delta" in body
         # After the first byte silence is a cut.
         for _ in range(2):
             ran = front_end.curl("-d", "hi", f"{front_end.url}/chat")

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,3 +184,42 @@ def test_a_taken_address_says_so(server: OpenSSHServer) -> None:
         status, _, stderr = run_serve([*runner_options(server), "--port", port])
     assert status == 17
     assert "in use" in stderr
+
+
+def test_what_a_stranger_says_cannot_steer_the_terminal() -> None:
+    """An SSH_MSG_DISCONNECT comes in the clear, before any host key (RFC 4253, section 11.1)."""
+    said = b"\x1b[31mgo\x1b]0;owned\x07\nllmrelay is ready on http://evil.example"
+    payload = b"\x01" + struct.pack(">II", 2, len(said)) + said + struct.pack(">I", 0)
+    padding = 8 - (5 + len(payload)) % 8 + 8
+    packet = struct.pack(">IB", 1 + len(payload) + padding, padding) + payload + bytes(padding)
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"SSH-2.0-stranger\r\n")
+            connection.recv(10_000)
+            connection.sendall(packet)
+            while connection.recv(10_000):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        port = listener.getsockname()[1]
+        status, sentence = refusal(["--runner", f"127.0.0.1:{port}", "--ssh-config", os.devnull])
+        thread.join()
+    assert status == 10
+    assert "go" in sentence
+    assert sentence.isprintable()
+
+
+def test_without_any_stdin_there_is_nobody_to_ask_for_a_key() -> None:
+    ran = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m llmrelay serve --runner host <&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert ran.returncode == 4
+    assert "Traceback" not in ran.stderr

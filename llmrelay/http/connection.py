@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import math
+import re
 from collections.abc import Callable, Coroutine
 from typing import Final
 
@@ -36,6 +38,8 @@ RenderError = Callable[[Request | None, str, RelayError], tuple[list[Header], by
 # within a second, which is when a person has let go of Ctrl-C.
 FIRST_PROBE_S: Final = 0.2
 MAX_PROBE_S: Final = 5.0
+
+_WORD: Final = re.compile(r"[!#-<>-~]+")  # visible ASCII but for quote and equals sign
 
 # Stands for a request that could not be read.
 _UNREADABLE: Final = Request(
@@ -249,8 +253,14 @@ class Connection:
             "{peer} {method} {path} {status} {bytes} B {duration_ms} ms"
             " (first byte {first_byte_ms} ms) {ended} {request_id}"
         )
-        said = "".join(f" {name}={value}" for name, value in exchange.log_fields.items())
+        said = "".join(f" {name}={_shown(value)}" for name, value in exchange.log_fields.items())
         access_logger.info("%s", line.format_map(fields) + said, extra={"fields": fields})
+
+
+def _shown(value: object) -> str:
+    """A field's value as one word, so that no client's text can pass for another field."""
+    text = str(value)
+    return text if text.isalnum() or _WORD.fullmatch(text) else json.dumps(text)
 
 
 def _ms(seconds: float) -> float:

@@ -8,6 +8,7 @@ call.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from runner_payload.protocol import (
 )
 
 from ..errors import RelayError
+
+logger = logging.getLogger("llmrelay.runner")
 
 
 class Outlet(Protocol):
@@ -111,24 +114,51 @@ class LinkCall:
             self.sink = None
             self._outlet.send(FrameType.CANCEL, self.call_id)
 
-    # What the link calls.
+    # What the link calls. A sink's bug ends its own call; it may not reach the channel's callback,
+    # which carries everybody's.
 
     def deliver(self, text: bytes) -> None:
+        """A piece of the answer."""
         due = self._receive.receive(len(text))
-        if self.sink is not None:
+        if self.sink is None:
+            return
+        try:
             self.sink.data(text)
             if due:
                 self.sink.credit_due()
+        except Exception:  # noqa: BLE001 - logged by _broken
+            sink = self.sink
+            self.cancel()
+            self._broken(sink)
 
     def grant(self, amount: int) -> None:
+        """The runner has taken `amount` bytes of the prompt."""
         self._send.grant(amount)
         if self._granted is not None:
             self._granted.set()
 
-    def finish(self) -> Sink | None:
-        """The call is over; who is to be told."""
+    def end(self, end: End) -> None:
+        """The call is over, and its answer whole."""
+        self._finish()
+        if self.sink is None:
+            return
+        try:
+            self.sink.end(end)
+        except Exception:  # noqa: BLE001 - logged by _broken
+            self._broken(self.sink)
+
+    def fail(self, error: RelayError) -> None:
+        """The call is over without a whole answer."""
+        self._finish()
+        if self.sink is not None:
+            self.sink.error(error)
+
+    def _finish(self) -> None:
         self.over = True
         if self._granted is not None:
             self._granted.set()
         self._on_over()
-        return self.sink
+
+    def _broken(self, sink: Sink) -> None:
+        logger.exception("call %d: its answer could not be passed on", self.call_id)
+        sink.error(RelayError("The server hit a bug of its own; its log has the details."))

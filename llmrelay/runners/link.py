@@ -20,6 +20,7 @@ from runner_payload.protocol import (
     MARKER,
     MAX_CALL_ID,
     MAX_NOISE_BYTES,
+    MAX_PAYLOAD_BYTES,
     Call,
     End,
     Failure,
@@ -36,11 +37,17 @@ from runner_payload.protocol import (
     encode_frame,
 )
 
-from ..errors import BY_CODE, RelayError, RunnerFailed, RunnerLost
+from ..errors import BY_CODE, BadRequest, RelayError, RunnerFailed, RunnerLost
+from ..peer_text import one_line
 from .call import LinkCall, Sink
 from .stderr import StderrLog
 
 logger = logging.getLogger("llmrelay.runner")
+
+
+# What calls may queue in one loop turn before they wait: prompts in small pieces hold up nobody
+# only if few pieces stand in front of a CANCEL.
+MAX_UNSENT_BYTES = 256 * 1024
 
 
 class ByteChannel(Protocol):
@@ -63,7 +70,8 @@ class Link:
 
     def __init__(self, name: str, on_lost: Callable[[Link, str], None]) -> None:
         self.name = name
-        self.channel: ByteChannel
+        # Set once the command runs.
+        self.channel: ByteChannel | None = None
         self.exit_status: int | None = None
         # No new calls: the runner said so, or we did.
         self.draining = False
@@ -71,13 +79,14 @@ class Link:
         self.feed_stderr = self.stderr.feed
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
-        self._lost = False
+        self.lost = False
         # What the login prints before the marker; None once that has come.
         self._noise: bytearray | None = bytearray()
         self._decoder = FrameDecoder()
         self._calls: dict[int, LinkCall] = {}
         self._last_id = 0
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._hello: asyncio.Future[Hello] = self._loop.create_future()
         self._ready: asyncio.Future[Ready] = self._loop.create_future()
         self._start: Start | None = None
@@ -132,13 +141,17 @@ class Link:
 
         Raises:
             RunnerLost: the link is lost or draining.
+            BadRequest: its parameters do not fit into a frame.
         """
-        if self._lost or self.draining or self._start is None:
-            raise RunnerLost(f"The runner {self.name} takes no calls just now.")
+        if self.lost or self.draining or self._start is None:
+            raise RunnerLost("The runner takes no calls just now; try again.")
+        payload = call.encode()
+        if len(payload) > MAX_PAYLOAD_BYTES[FrameType.CALL]:
+            raise BadRequest("The parameters of the call are too long.")
         call_id = self._next_id()
         opened = LinkCall(self, call_id, sink, self._start.window_bytes, on_over)
         self._calls[call_id] = opened
-        self._send_message(FrameType.CALL, call, call_id)
+        self.send(FrameType.CALL, call_id, payload)
         return opened
 
     def _next_id(self) -> int:
@@ -149,7 +162,7 @@ class Link:
 
     def go_away(self, reason: str) -> None:
         """No new calls from us; the runner ends when the last one is over."""
-        if not self.draining and not self._lost:
+        if not self.draining and not self.lost:
             self.draining = True
             self._send_message(FrameType.GOAWAY, GoAway(reason))
 
@@ -157,12 +170,17 @@ class Link:
 
     @property
     def congested(self) -> bool:
-        """The channel has more unsent than it should."""
-        return self.channel.congested
+        """More is unsent, here or in the channel, than should be."""
+        channel = self.channel
+        return self._unsent_bytes > MAX_UNSENT_BYTES or (channel is not None and channel.congested)
 
     async def writable(self) -> None:
-        """Returns when the channel's backlog has gone, or the channel."""
-        await self.channel.writable()
+        """Returns when what was unsent has gone, or the channel has."""
+        if self._unsent:
+            # This turn's write comes first; then the channel knows.
+            await asyncio.sleep(0)
+        if self.channel is not None and self.channel.congested:
+            await self.channel.writable()
 
     def send(self, frame_type: FrameType, call_id: int, payload: bytes = b"") -> None:
         """Queues a frame for the one write at the end of this loop turn."""
@@ -173,13 +191,14 @@ class Link:
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(frame)
+        self._unsent_bytes += len(frame)
 
-    def _send_message(self, frame_type: FrameType, message: Message, call_id: int = 0) -> None:
-        self.send(frame_type, call_id, message.encode())
+    def _send_message(self, frame_type: FrameType, message: Message) -> None:
+        self.send(frame_type, 0, message.encode())
 
     def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        if not self._lost:
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        if self.channel is not None and not self.lost:
             self.channel.write(b"".join(unsent))
 
     def _beat(self) -> None:
@@ -247,13 +266,13 @@ class Link:
 
     def fail(self, reason: str, error: type[RelayError] = RunnerLost) -> None:
         """Ends the link and every call on it; does nothing a second time."""
-        if self._lost:
+        if self.lost:
             return
-        self._lost = True
+        self.lost = True
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self.stderr.flush()
-        message = f"The runner {self.name} was lost: {reason}."
+        message = f"The runner was lost: {reason}."
         for waiting in (self._hello, self._ready):
             if not waiting.done():
                 waiting.set_exception(RunnerLost(message))
@@ -261,10 +280,9 @@ class Link:
                 waiting.exception()
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            sink = call.finish()
-            if sink is not None:
-                sink.error(error(message))
-        self.channel.close()
+            call.fail(error(message))
+        if self.channel is not None:
+            self.channel.close()
         self._on_lost(self, reason)
 
     # --- In: frames -----------------------------------------------------------------------------
@@ -287,31 +305,28 @@ class Link:
         """Having been heard is all that a PONG is for."""
 
     def _on_goaway(self, frame: Frame) -> None:
-        reason = GoAway.decode(frame.payload).reason
+        reason = one_line(GoAway.decode(frame.payload).reason)
         self.draining = True
         if not self._ready.done():
-            self._ready.set_exception(RunnerFailed(f"On {self.name}, {reason}"))
+            self._ready.set_exception(RunnerFailed(f"It said: {reason}."))
         else:
             logger.warning("%s takes no more calls: %s", self.name, reason)
 
     def _on_end(self, frame: Frame) -> None:
         end = End.decode(frame.payload)
-        sink = self._forget(frame)
-        if sink is not None:
-            sink.end(end)
+        self._forget(frame).end(end)
 
     def _on_error(self, frame: Frame) -> None:
         failure = Failure.decode(frame.payload)
-        sink = self._forget(frame)
-        if sink is not None:
-            kind = BY_CODE.get(failure.code, RunnerFailed)
-            sink.error(kind(failure.message, retry_after_s=failure.retry_after_s))
+        kind = BY_CODE.get(failure.code, RunnerFailed)
+        error = kind(one_line(failure.message, 1000), retry_after_s=failure.retry_after_s)
+        self._forget(frame).fail(error)
 
-    def _forget(self, frame: Frame) -> Sink | None:
+    def _forget(self, frame: Frame) -> LinkCall:
         call = self._calls.pop(frame.call_id, None)
         if call is None:
             raise RemoteProtocolError(f"the end of call {frame.call_id}, which is not open")
-        return call.finish()
+        return call
 
     def _on_credit(self, frame: Frame) -> None:
         amount = decode_credit(frame.payload)

@@ -12,7 +12,7 @@ from collections import deque
 from runner_payload.protocol import Call
 
 from ..config import Config
-from ..errors import QueueFull, RelayError
+from ..errors import QueueFull
 from .call import LinkCall, Sink
 from .runner import Runner
 
@@ -41,7 +41,7 @@ class Pool:
         await self._take_place()
         try:
             return self.runner.open(call, sink, self._free_place)
-        except RelayError:
+        except BaseException:
             self._free_place()
             raise
 

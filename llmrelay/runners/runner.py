@@ -1,7 +1,7 @@
-"""One runner's life: connect, start, ready, draining, lost, backoff.
+"""One runner's life: connecting, ready, draining, lost, and connecting again.
 
-The one writer of its state. Takes ssh (a login), payload (what runs there) and link (the calls),
-and puts them together. Knows no HTTP, and nothing of other runners.
+The one writer of its state. ssh.py logs in, provision.py starts, link.py carries the calls; when to
+do which is decided here. Knows no HTTP, and nothing of other runners.
 """
 
 from __future__ import annotations
@@ -12,32 +12,27 @@ import logging
 import random
 from collections.abc import Callable
 
-from runner_payload.protocol import PROTOCOL_VERSION, Call, Hello, Start
+from runner_payload.protocol import Call
 
 from ..config import Config
-from ..errors import ConnectError, NoOpenAI, NoPython, NoRunner, RelayError, RunnerBroken
+from ..errors import ConnectError, NoRunner, RelayError, RunnerBroken
+from ..peer_text import one_line
 from ..secret import Secret
 from ..values import HostAddress
-from . import payload, ssh
+from . import provision, ssh
 from .call import LinkCall, Sink
 from .link import Link
+from .provision import Started
 
 logger = logging.getLogger("llmrelay.runner")
-
-# runner_payload/bootstrap.py's exit status for a Python that is too old; sh's for a command that is
-# not there or not executable (POSIX, section 2.8.2).
-EXIT_OLD_PYTHON = 94
-EXITS_NO_COMMAND = (126, 127)
-# tcsh says it in words alone, and ends with 1.
-_NOT_FOUND = ("not found", "no such file", "unknown command")
-
-MIN_OPENAI_MAJOR = 3
 
 # Between attempts to get a lost runner back.
 MIN_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
-# What no attempt of ours will mend.
+# What a person has to mend is tried ever more rarely: a login refused, a host key changed.
 STUCK_BACKOFF_S = 300.0
+# A runner that lived for so long was well: its loss is the first one again.
+STEADY_S = 30.0
 
 
 class State(enum.Enum):
@@ -45,6 +40,7 @@ class State(enum.Enum):
 
     CONNECTING = "connecting"
     READY = "ready"
+    DRAINING = "draining"
     LOST = "lost"
     STOPPED = "stopped"
 
@@ -58,16 +54,24 @@ class Runner:
 
     def __init__(self, address: HostAddress, config: Config, key: Secret) -> None:
         self.name = str(address)
-        self.state = State.CONNECTING
-        self.hello: Hello | None = None
-        self.reason = ""
+        # How many calls it may have at once: as configured, or fewer if its host allows fewer.
+        self.max_calls = config.max_calls
+        self._state = State.CONNECTING
         self._address = address
         self._config = config
         self._key = key
         self._link: Link | None = None
+        self._loss = ""
         self._link_over = asyncio.Event()
         self._stopping = asyncio.Event()
         self._retry_at = 0.0
+
+    @property
+    def state(self) -> State:
+        """Where it is now; one that said GOAWAY finishes its calls and takes no more."""
+        if self._link is not None and self._link.draining:
+            return State.DRAINING
+        return self._state
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Keeps the runner connected until stop().
@@ -78,19 +82,22 @@ class Runner:
         Raises:
             ConnectError: the very first attempt failed: whoever starts us should hear of it.
         """
-        failures = 0
+        losses = 0
         first = True
+        loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
+            ready_at = loop.time()
             error: RelayError
             try:
                 async with ssh.connect(self._address, self._config) as connection:
-                    await self._start(connection)
-                    failures = 0
+                    self._link_over.clear()
+                    self._begin(await self._start(connection))
+                    ready_at = loop.time()
                     if first:
                         first = False
                         on_ready()
                     await self._link_over.wait()
-                error = NoRunner(f"it was lost: {self.reason}")
+                error = NoRunner(self._loss)
             except ConnectError as connect_error:
                 if first:
                     raise
@@ -101,32 +108,23 @@ class Runner:
                 # A bug of ours, or of a library on a bad day: the other calls of this front-end,
                 # and the next attempt, are worth more than an exit.
                 logger.exception("%s: connecting failed", self.name)
-                error = RunnerBroken("connecting failed; the log has the details")
+                error = RunnerBroken("connecting failed in a way that was not foreseen")
             if self._stopping.is_set():
                 break
-            failures += 1
-            await self._back_off(error, failures)
-        self.state = State.STOPPED
-
-    @property
-    def max_calls(self) -> int:
-        """How many calls it may have at once: as configured, or fewer if its host allows fewer."""
-        most = self._config.max_calls
-        return most if self.hello is None else min(most, self.hello.max_calls)
+            losses = 1 if loop.time() - ready_at >= STEADY_S else losses + 1
+            await self._back_off(error, losses)
+        self._state = State.STOPPED
 
     def open(self, call: Call, sink: Sink, on_over: Callable[[], None]) -> LinkCall:
         """Opens a call.
 
         Raises:
-            NoRunner: the runner is not ready.
-            RunnerLost: it went away this moment.
+            NoRunner: the runner is not ready. Why is in the log: it may name the operator's files.
         """
         if self.state is not State.READY or self._link is None:
             wait_s = max(1.0, self._retry_at - asyncio.get_running_loop().time())
-            reason = f": {self.reason}" if self.reason else ""
             raise NoRunner(
-                f"The runner {self.name} is {self.state.value}{reason}. Try again.",
-                retry_after_s=wait_s,
+                f"The runner is {self.state.value} just now; try again.", retry_after_s=wait_s
             )
         return self._link.open(call, sink, on_over)
 
@@ -137,34 +135,15 @@ class Runner:
             self._link.go_away("the front-end ends")
             await self._link_over.wait()
 
-    # --- One link -------------------------------------------------------------------------------
+    async def _start(self, connection: ssh.Connection) -> Started:
+        return await provision.start(self.name, connection, self._config, self._key, self._on_lost)
 
-    async def _start(self, connection: ssh.Connection) -> None:
-        """From a login to a runner that takes calls."""
-        self._link_over.clear()
-        shipped = payload.load()
-        link = Link(self.name, self._on_lost)
-        link.channel = await connection.open(shipped.command(self._config.remote_python), link)
-        link.write(shipped.blob)
-        try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
-                self.hello = self._checked(await link.hello(), shipped)
-                ready = await link.start(self._start_message())
-        except TimeoutError:
-            link.fail("it did not start in time")
-            raise RunnerBroken(
-                f"The runner on {self.name} did not start within"
-                f" {self._config.connect_timeout_s:g} s (--connect-timeout)."
-                f"{_said(link)}"
-            ) from None
-        except ConnectError as error:
-            link.fail(error.message)
-            raise
-        except RelayError as error:
-            raise self._not_started(link, error) from error
-        self._link = link
-        self.state = State.READY
-        self.reason = ""
+    def _begin(self, started: Started) -> None:
+        """The link takes calls."""
+        hello = started.hello
+        self._link = started.link
+        self._state = State.READY
+        self.max_calls = min(self._config.max_calls, hello.max_calls)
         if self.max_calls < self._config.max_calls:
             logger.warning(
                 "%s: its limit of open files allows %d calls at once, not %d (ulimit -n)",
@@ -175,88 +154,31 @@ class Runner:
         logger.info(
             "%s is ready: Python %s, openai %s, pid %d, import %.2f s",
             self.name,
-            self.hello.python,
-            self.hello.openai,
-            self.hello.pid,
-            ready.import_s,
+            one_line(hello.python),
+            one_line(hello.openai or ""),
+            hello.pid,
+            started.import_s,
         )
-
-    def _start_message(self) -> Start:
-        config = self._config
-        return Start(
-            api_key=self._key.reveal(),
-            base_url=config.base_url,
-            max_body_bytes=config.max_body_bytes,
-            window_bytes=config.call_window_bytes,
-            timeout_s=config.timeout_s,
-            delta_timeout_s=config.delta_timeout_s,
-            ping_interval_s=config.ping_interval_s,
-            ping_timeout_s=config.ping_timeout_s,
-        )
-
-    def _checked(self, hello: Hello, shipped: payload.Payload) -> Hello:
-        """HELLO, if it comes from what we shipped and what it found there will do."""
-        if hello.protocol != PROTOCOL_VERSION or hello.digest != shipped.digest:
-            raise RunnerBroken(
-                f"The runner on {self.name} is not the one that was sent"
-                f" (protocol {hello.protocol}, digest {hello.digest[:12]})."
-            )
-        install = f"{hello.executable} -m pip install 'openai[aiohttp]'"
-        if hello.openai is None:
-            raise NoOpenAI(
-                f"Python {hello.python} on {self.name} has no openai package."
-                f" Install it there: {install}"
-            )
-        major = hello.openai.partition(".")[0]
-        if not major.isdigit() or int(major) < MIN_OPENAI_MAJOR:
-            raise NoOpenAI(
-                f"openai {hello.openai} on {self.name} is too old ({MIN_OPENAI_MAJOR} is needed)."
-                f" Upgrade it there: {install} --upgrade"
-            )
-        return hello
-
-    def _not_started(self, link: Link, error: RelayError) -> ConnectError:
-        """Why a channel was lost before READY."""
-        status = link.exit_status
-        said = _said(link)
-        python = self._config.remote_python
-        if status == EXIT_OLD_PYTHON:
-            return NoPython(
-                f"{python} on {self.name} is too old; 3.10 or later is needed."
-                f"{said} Name another with --remote-python."
-            )
-        not_found = any(words in said.lower() for words in _NOT_FOUND)
-        if status in EXITS_NO_COMMAND or (status and not_found and self.hello is None):
-            return NoPython(
-                f"There is no {python} on {self.name}.{said}"
-                " Install Python 3.10 or later there, or name it with --remote-python."
-            )
-        return RunnerBroken(f"The runner on {self.name} did not start. {error.message}{said}")
 
     def _on_lost(self, link: Link, reason: str) -> None:
         if self._link is link:
             self._link = None
-            self.state = State.LOST
-            self.reason = reason
+            self._state = State.LOST
+            self._loss = reason
         self._link_over.set()
 
-    async def _back_off(self, error: RelayError, failures: int) -> None:
+    async def _back_off(self, error: RelayError, losses: int) -> None:
         """Waits before the next attempt, exponentially and with jitter; ends early with stop()."""
         heals = not isinstance(error, ConnectError) or error.heals
-        most_s = MAX_BACKOFF_S if heals else STUCK_BACKOFF_S
-        wait_s = min(most_s, MIN_BACKOFF_S * 2 ** min(failures - 1, 16)) if heals else most_s
+        wait_s = MIN_BACKOFF_S * 2 ** min(losses - 1, 16)
+        wait_s = min(wait_s, MAX_BACKOFF_S if heals else STUCK_BACKOFF_S)
         wait_s *= random.uniform(0.75, 1.25)  # noqa: S311 - jitter, not a secret
-        self.state = State.LOST
-        self.reason = error.message.rstrip(".")
+        self._state = State.LOST
         self._retry_at = asyncio.get_running_loop().time() + wait_s
-        logger.warning("%s: %s; next attempt in %.1f s", self.name, self.reason, wait_s)
+        reason = error.message.rstrip(".")
+        logger.warning("%s is lost: %s; next attempt in %.1f s", self.name, reason, wait_s)
         try:
             async with asyncio.timeout(wait_s):
                 await self._stopping.wait()
         except TimeoutError:
-            self.state = State.CONNECTING
-
-
-def _said(link: Link) -> str:
-    """The last thing that the host said on stderr, as a sentence."""
-    return f" It said: {link.stderr.lines[-1].rstrip('.')}." if link.stderr.lines else ""
+            self._state = State.CONNECTING

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..errors import (
     UnknownHostKey,
     UnusableConfig,
 )
+from ..peer_text import one_line
 from ..values import HostAddress, parse_host
 
 # As `ssh` reads them, user's before system's.
@@ -113,8 +115,12 @@ class Channel(asyncssh.SSHClientSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         self._writable.set()
         channel, self._channel = self._channel, None
-        status = channel.get_exit_status() if channel is not None else None
-        self._receiver.channel_lost(_reason(exc) if exc else "it ended", status)
+        ended, status = "it ended", None
+        if channel is not None and (signal := channel.get_exit_signal()):
+            ended = f"SIG{one_line(signal[0], 20)} ended it"
+        elif channel is not None:
+            status = channel.get_exit_status()
+        self._receiver.channel_lost(_reason(exc) if exc else ended, status)
 
 
 class Connection:
@@ -364,6 +370,9 @@ def _existing(paths: Any) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """An exception's own words, without a full stop."""
+    """An exception's own words, without a full stop; some are the peer's, before it is verified."""
     text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
-    return (text or type(error).__name__).rstrip(".")
+    # asyncio puts the address in place of the reason.
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+        text = os.strerror(error.errno)
+    return one_line(text or type(error).__name__, 300).rstrip(".")

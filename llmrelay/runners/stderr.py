@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 
+from ..peer_text import one_line
+
 logger = logging.getLogger("llmrelay.runner")
 
 MAX_LINE_BYTES = 8 * 1024
@@ -47,9 +49,7 @@ class StderrLog:
         self._log(rest)
 
     def _log(self, line: bytes) -> None:
-        # Another machine's text: it may not steer the terminal that shows it.
-        text = line[:MAX_LINE_BYTES].decode("utf-8", "replace").strip()
-        text = "".join(c if c.isprintable() else "?" for c in text)
+        text = one_line(line[:MAX_LINE_BYTES].decode("utf-8", "replace"), MAX_LINE_BYTES)
         if not text:
             return
         level_name, _, message = text.partition(" ")

@@ -19,7 +19,7 @@ import pytest
 
 from llmrelay.runners import payload
 from llmrelay.runners.payload import Payload
-from llmrelay.runners.runner import EXIT_OLD_PYTHON
+from llmrelay.runners.provision import EXIT_OLD_PYTHON
 from runner_payload.main import SPARE_DESCRIPTORS
 from runner_payload.protocol import (
     MARKER,
@@ -40,12 +40,15 @@ from tests.helpers.upstream import (
     Delta,
     Done,
     Finish,
+    Pause,
+    Raw,
     ScriptedUpstream,
     Silence,
     Status,
     Step,
     WaitFor,
     answer,
+    sse,
 )
 
 LIMIT_S = 10.0
@@ -570,11 +573,32 @@ def test_frames_for_a_call_that_is_over_are_ignored(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_until_the_first_text_events_without_text_are_no_silence_but_comments_are(
+    tmp_path: Path,
+) -> None:
+    """A model that thinks aloud is alive; a proxy's keep-alive does not say so of its upstream."""
+    thinking = sse({"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}}]})
+
+    async def scene() -> None:
+        slowly = [step for _ in range(6) for step in (Raw(thinking), Pause(0.09))]
+        comments = [step for _ in range(60) for step in (Raw(b": alive\n\n"), Pause(0.05))]
+        upstream = ScriptedUpstream(queue=[[*slowly, *answer("thought")], comments])
+        async with upstream, bare_runner(tmp_path) as runner:
+            # The limit after a delta is not the one before the first.
+            await runner.start(upstream.base_url, timeout_s=0.4, delta_timeout_s=0.05)
+            assert await runner.answer(runner.call()) == ("thought", End("stop"))
+            _, end = await runner.answer(runner.call())
+            assert isinstance(end, Failure)
+            assert end.message == "The upstream was silent for 0.4 s before its first delta."
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize(
     ("settings", "when"),
     [
-        ({"timeout_s": 0.2}, "before its first byte"),
-        ({"delta_timeout_s": 0.2}, "between two deltas"),
+        ({"timeout_s": 0.2}, "before its first delta"),
+        ({"delta_timeout_s": 0.2}, "after a delta"),
     ],
 )
 def test_a_silent_upstream_ends_its_call_and_no_other(

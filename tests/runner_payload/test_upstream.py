@@ -7,8 +7,8 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from importlib import metadata
 
+import openai
 import pytest
 
 from runner_payload import log, upstream
@@ -56,13 +56,10 @@ def stack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_args, **_options: None)
     if request.param == "httpx":
 
-        class NoAiohttp:
-            PackageNotFoundError = metadata.PackageNotFoundError
+        def missing(**options: object) -> None:
+            raise RuntimeError("To use the aiohttp client you must have installed the extra")
 
-            def version(self, name: str) -> str:
-                raise metadata.PackageNotFoundError(name)
-
-        monkeypatch.setattr(upstream, "metadata", NoAiohttp())
+        monkeypatch.setattr(openai, "DefaultAioHttpClient", missing)
     return str(request.param)
 
 
@@ -205,9 +202,10 @@ def test_each_delta_is_given_on_as_it_comes() -> None:
     limited(scene)
 
 
-def test_a_sign_of_life_without_text_is_given_on_too() -> None:
+def test_an_event_without_text_is_passed_on_as_none_and_a_comment_is_not_an_event() -> None:
     async def scene() -> None:
-        script = [Raw(b": queued\n\n"), WaitFor("heard"), *OK]
+        role = Raw(b'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n')
+        script = [Raw(b": queued\n\n"), role, WaitFor("heard"), *OK]
         async with ScriptedUpstream(script) as server, client_of(server.base_url) as client:
             pieces: list[bytes] = []
 

@@ -8,12 +8,14 @@ from collections.abc import Callable, Coroutine
 import pytest
 
 from llmrelay.errors import (
+    BadRequest,
+    RelayError,
     RunnerFailed,
     RunnerLost,
     UpstreamRateLimited,
 )
 from llmrelay.runners.call import LinkCall
-from llmrelay.runners.link import Link
+from llmrelay.runners.link import MAX_UNSENT_BYTES, Link
 from runner_payload.protocol import (
     DATA_BYTES,
     MARKER,
@@ -179,6 +181,63 @@ def test_a_full_channel_holds_up_a_prompt_but_no_control_frame() -> None:
         await sending
 
     play(scene)
+
+
+def test_many_prompts_of_one_turn_leave_a_bounded_backlog_before_others_frames() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        biggest = 0
+        write = runner.write
+
+        def measured(data: bytes) -> None:
+            nonlocal biggest
+            biggest = max(biggest, len(data))
+            write(data)
+
+        runner.write = measured  # type: ignore[method-assign]
+        prompt = b"x" * 256 * 1024
+        calls = [opened(runner.link, RecordingSink()) for _ in range(40)]
+        await asyncio.gather(*(call.send_prompt(prompt) for call in calls))
+        await asyncio.sleep(0)
+        sent = sum(len(f.payload) for f in runner.received if f.type == FrameType.DATA)
+        assert sent == 40 * len(prompt)
+        assert biggest < MAX_UNSENT_BYTES + 40 * (DATA_BYTES + 200)
+
+    play(scene, a_start(window_bytes=256 * 1024))
+
+
+def test_a_call_whose_parameters_fit_into_no_frame_is_the_clients_error() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        long = Call(model="m", system="\0" * 200_000)
+        with pytest.raises(BadRequest, match="too long"):
+            runner.link.open(long, RecordingSink(), lambda: None)
+        assert runner.link.calls == 0
+
+    play(scene)
+
+
+@pytest.mark.parametrize("where", ["data", "credit_due", "end"])
+def test_a_bug_in_one_calls_sink_ends_that_call_and_no_other(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Buggy(RecordingSink):
+        def fail(self, *_: object) -> None:
+            raise ValueError("a bug")
+
+    async def scene(runner: PlayedRunner) -> None:
+        buggy, other = Buggy(), RecordingSink()
+        setattr(buggy, where, buggy.fail)
+        a, b = opened(runner.link, buggy), opened(runner.link, other)
+        runner.send(FrameType.DATA, a.call_id, b"x" * 600)
+        runner.send(FrameType.DATA, b.call_id, b"fine")
+        runner.say(FrameType.END, End("stop"), a.call_id)
+        runner.say(FrameType.END, End("stop"), b.call_id)
+        assert (other.texts, other.result) == ([b"fine"], End("stop"))
+        assert isinstance(buggy.result, RelayError)
+        assert runner.link.calls == 0
+        assert not runner.lost
+
+    play(scene)
+    assert "a bug" in caplog.text
 
 
 def test_a_call_that_ends_early_stops_waiting_to_send_its_prompt() -> None:
