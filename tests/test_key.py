@@ -120,21 +120,18 @@ def test_neither_side_leaves_a_core_dump(dumping: Path) -> None:
         front_end = FrontEndProcess(runner_options(server))
         command = " ".join(f"'{part}'" for part in front_end.command)
         front_end.command = ["/bin/sh", "-c", f"ulimit -c unlimited; exec {command}"]
-        front_end.start()
-        with front_end.process:
-            front_end.wait_until_ready()
+        with front_end:
             pid = int(front_end.wait_for_log(" pid ").partition(" pid ")[2].partition(",")[0])
             limits = Path(f"/proc/{pid}/limits").read_text()
             assert "Max core file size        0                    0" in limits
             os.kill(pid, signal.SIGABRT)
-            front_end.wait_for_log("was lost")
+            front_end.wait_for_log("SIGABRT ended it")
             front_end.signal(signal.SIGABRT)
             _, status = os.waitpid(front_end.pid, 0)
             front_end.process.returncode = os.waitstatus_to_exitcode(status)
         assert os.WTERMSIG(status) == signal.SIGABRT
         assert not os.WCOREDUMP(status)
         assert not list(server.home.glob("core*"))
-        front_end._log.close()
 
 
 # --- What holds it ------------------------------------------------------------------------------

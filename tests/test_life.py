@@ -278,10 +278,13 @@ def test_a_signal_before_anything_is_served_ends_at_once(sshd: OpenSSHServer) ->
         front_end = FrontEndProcess(options)
         front_end.start()
         connection, _ = silent.accept()
-        with connection, contextlib.closing(front_end._log), front_end.process:
-            front_end.signal(signal.SIGINT)
-            assert front_end.wait(5) == 128 + signal.SIGINT
+        try:
+            with connection:
+                front_end.signal(signal.SIGINT)
+                assert front_end.wait(5) == 128 + signal.SIGINT
             assert "Traceback" not in front_end.log
+        finally:
+            front_end.end()
 
 
 def test_the_drain_limit_cuts_what_is_still_running(sshd: OpenSSHServer) -> None:

@@ -85,7 +85,7 @@ class FrontEndProcess:
         try:
             self.wait_until_ready()
         except BaseException:
-            self._kill()
+            self.end()
             raise
         return self
 
@@ -100,9 +100,10 @@ class FrontEndProcess:
                 status = self.stop()
                 assert error is not None or status == 0, self.log
         finally:
-            self._kill()
+            self.end()
 
-    def _kill(self) -> None:
+    def end(self) -> None:
+        """Leaves nothing of it behind, whatever state it is in."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
