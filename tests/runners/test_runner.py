@@ -188,15 +188,23 @@ def test_a_goaway_is_a_drain_and_then_the_runner_comes_back(tmp_path: Path) -> N
 
 
 def test_a_signal_that_ended_a_runner_is_named_and_clients_hear_nothing_of_the_host(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
 ) -> None:
     async def played(process: Process) -> None:
-        await Played(process).get_ready()
+        runner = Played(process)
+        await runner.get_ready()
+        await runner.frame(FrameType.CALL)
         process.exit_with_signal("KILL")
 
     async def scene(runner: Runner, host: Host) -> None:
         life = asyncio.ensure_future(runner.run(lambda: None))
-        await until(runner, State.LOST)
+        await until(runner, State.READY)
+        sink = RecordingSink()
+        runner.open(CALL, sink, lambda: None)
+        await sink.over.wait()
+        assert isinstance(sink.result, RunnerLost)
+        assert "SIGKILL ended it" in sink.result.message
+        assert runner.state is State.LOST
         with pytest.raises(NoRunner) as refused:
             runner.open(CALL, RecordingSink(), lambda: None)
         assert str(host.address) not in refused.value.message
@@ -204,7 +212,6 @@ def test_a_signal_that_ended_a_runner_is_named_and_clients_hear_nothing_of_the_h
         await life
 
     running(tmp_path, played, scene)
-    assert "SIGKILL ended it" in caplog.text
 
 
 def test_what_does_not_heal_is_tried_ever_more_rarely_but_soon_at_first(tmp_path: Path) -> None:
@@ -228,12 +235,17 @@ def test_what_does_not_heal_is_tried_ever_more_rarely_but_soon_at_first(tmp_path
 
 def test_stop_ends_a_runner_that_waits_for_its_next_attempt(tmp_path: Path) -> None:
     async def played(process: Process) -> None:
-        await Played(process).get_ready()
+        runner = Played(process)
+        await runner.get_ready()
+        await runner.frame(FrameType.CALL)
         process.exit(1)
 
     async def scene(runner: Runner, host: Host) -> None:
         life = asyncio.ensure_future(runner.run(lambda: None))
-        await until(runner, State.LOST)
+        await until(runner, State.READY)
+        sink = RecordingSink()
+        runner.open(CALL, sink, lambda: None)
+        await sink.over.wait()
         await runner.stop()
         await life
         assert runner.state is State.STOPPED
