@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import platform
@@ -196,6 +197,9 @@ class Runner:
             reason = log.concealed(f"openai cannot be used: {type(error).__name__}: {error}")
             self._send_message(FrameType.GOAWAY, GoAway(reason[:1000]))
             return
+        # What the import left is here to stay; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         self._send_message(FrameType.READY, Ready(self._loop.time() - begun_at))
 
     def _on_ping(self, frame: Frame) -> None:

@@ -15,7 +15,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
-_READ_BYTES = 256 * 1024
+# A pipe holds as much; a larger buffer is mapped and unmapped by malloc at every read.
+_READ_BYTES = 64 * 1024
 # Above this much unsent output calls stop reading upstream until it has gone.
 HIGH_WATER_BYTES = 1024 * 1024
 
