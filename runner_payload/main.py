@@ -17,7 +17,6 @@ import logging
 import os
 import platform
 import signal
-import socket
 import sys
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
@@ -85,7 +84,6 @@ def _hello(digest: str) -> Hello:
         openai=_version("openai"),
         aiohttp=_version("aiohttp"),
         pid=os.getpid(),
-        host=socket.gethostname(),
         max_calls=max(1, allow_descriptors(MAX_CALLS + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS),
     )
 

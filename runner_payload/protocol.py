@@ -236,7 +236,6 @@ class Hello(Message):
     openai: str | None
     aiohttp: str | None
     pid: int
-    host: str
     max_calls: int
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.front_end import FrontEndProcess, runner_options
+from tests.helpers.openssh import OpenSSHServer
+from tests.helpers.upstream import ScriptedUpstream
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,10 +108,31 @@ def test_no_file_is_too_long(name: str) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= MAX_LINES
 
 
+ML_PACKAGES = {"openai", "httpx", "httpx2", "pydantic", "pydantic_core", "aiohttp", "jiter"}
+
+
+def test_an_installation_of_the_front_end_brings_asyncssh_and_uvloop_alone() -> None:
+    required = metadata.requires("llmrelay")
+    assert required is not None
+    core = [re.match(r"[\w-]+", line) for line in required if "extra ==" not in line]
+    assert {name[0] for name in core if name} == {"asyncssh", "uvloop"}
+
+
+def test_a_serving_process_loads_no_ml_package(sshd: OpenSSHServer) -> None:
+    with ScriptedUpstream().in_thread() as upstream:
+        options = [*runner_options(sshd), "--base-url", upstream.base_url]
+        with FrontEndProcess(options, {"PYTHONPROFILEIMPORTTIME": "1"}) as front_end:
+            assert front_end.chat()[1] == b"Hello, world"
+            # "import time: self [us] | cumulative | imported package"
+            names = re.findall(r"^import time: .*\| +([\w.]+)$", front_end.log, re.MULTILINE)
+    assert "llmrelay.relay" in names
+    assert not ML_PACKAGES & {name.partition(".")[0] for name in names}
+
+
 def test_the_command_line_loads_no_ml_package() -> None:
     script = "import llmrelay.cli, sys; print(*sorted(m.partition('.')[0] for m in sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout.split()
     assert "asyncssh" in loaded
-    assert not {"openai", "httpx", "httpx2", "pydantic", "aiohttp"} & set(loaded)
+    assert not ML_PACKAGES & set(loaded)

@@ -151,6 +151,13 @@ class Runner:
                 self.max_calls,
                 self._config.max_calls,
             )
+        if hello.aiohttp is None:
+            logger.info(
+                "%s: without aiohttp each delta costs its CPU twice as much;"
+                " install it there: %s -m pip install 'openai[aiohttp]'",
+                self.name,
+                one_line(hello.executable),
+            )
         logger.info(
             "%s is ready: Python %s, openai %s, pid %d, import %.2f s",
             self.name,

@@ -34,7 +34,6 @@ def a_hello(**changes: object) -> Hello:
         "openai": "3.54.0",
         "aiohttp": "3.14.5",
         "pid": 4242,
-        "host": "gpu01",
         "max_calls": 1024,
     }
     return Hello(**(fields | changes))  # type: ignore[arg-type]

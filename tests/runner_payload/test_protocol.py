@@ -42,7 +42,7 @@ LONGEST_FRAME_BYTES = HEADER_BYTES + max(MAX_PAYLOAD_BYTES.values())
 
 START = Start("sk-secret", "http://u/v1", 8, 9, 1.5, 2, 3, 4)
 MESSAGES: list[Message] = [
-    Hello(1, "d" * 64, "3.11.7", "/usr/bin/python3", "3.0", None, 7, "box", 65536),
+    Hello(1, "d" * 64, "3.11.7", "/usr/bin/python3", "3.0", None, 7, 65536),
     START,
     Ready(0.7),
     GoAway("drained"),
