@@ -18,6 +18,7 @@ from runner_payload.process import allow_descriptors, forbid_core_dumps
 from .api.errors import render_error
 from .config import Config
 from .errors import ConnectError
+from .http.guard import is_loopback_address
 from .http.server import Server
 from .routes import Routes
 from .runners.pool import Pool
@@ -70,6 +71,7 @@ class FrontEnd:
                 try:
                     await ready.wait()
                     await self._server.start()
+                    self._warn_if_open_to_others()
                     on_ready(self._server.address)
                     await stop.wait()
                     await self._drain()
@@ -79,6 +81,14 @@ class FrontEnd:
                     living.cancel()
         except* ConnectError as errors:
             raise errors.exceptions[0] from None
+
+    def _warn_if_open_to_others(self) -> None:
+        if not is_loopback_address(self._server.address.host):
+            logger.warning(
+                "whoever reaches %s can ask at the key's cost, as nobody is asked for a token;"
+                " listen on 127.0.0.1, or let a proxy that asks stand in front",
+                self._server.address,
+            )
 
     def _allow_connections(self) -> None:
         wanted = self._config.max_connections + SPARE_DESCRIPTORS
