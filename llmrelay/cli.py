@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="serve answers from a runner",
         description="Starts a runner over SSH and serves POST /chat and GET /healthz.",
+        usage="llmrelay serve --runner [USER@]HOST[:PORT] [option ...]",
         epilog="Example: llmrelay serve --runner user@host",
     )
     serve_parser.set_defaults(run=_serve)
@@ -165,7 +166,9 @@ def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def _shown_default(value: Any) -> str:
-    return "" if value is None else f" [{value}]"
+    if value is None:
+        return ""
+    return f" [{value:g}]" if isinstance(value, float) else f" [{value}]"
 
 
 def _config(arguments: argparse.Namespace) -> Config:

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from runner_payload.protocol import PROTOCOL_VERSION, Hello, Start
 
 from ..config import Config
-from ..errors import ConnectError, NoOpenAI, NoPython, RelayError, RunnerBroken
+from ..errors import (
+    ConnectError,
+    NoOpenAI,
+    NoPython,
+    RelayError,
+    RunnerBroken,
+    RunnerFailed,
+)
 from ..peer_text import one_line
 from ..secret import Secret
 from . import payload, ssh
@@ -131,7 +138,8 @@ def _not_started(
 ) -> ConnectError:
     """Why a channel was lost, or a runner gave up, before READY."""
     status = link.exit_status
-    said = _said(link)
+    # A runner that gave up has said why in its own words; its log says the same again.
+    said = "" if isinstance(error, RunnerFailed) else _said(link)
     python = config.remote_python
     if status == EXIT_OLD_PYTHON:
         return NoPython(
