@@ -1,10 +1,9 @@
 """Every failure that a person can meet, in one tree.
 
 A RelayError carries what the caller sees: the HTTP status, a stable code and one sentence that says
-what happened and what to do. Whether another runner may repeat the call stands beside it
-(`retryable`), so the retry rule in relay.py reads an error instead of guessing from it.
-A ConnectError is a runner that could not be reached or started; when it ends `llmrelay serve` at
-start, its `exit_code` is the process's. docs/errors.md is generated from this file.
+what happened and what to do. A ConnectError is a runner that could not be reached or started; when
+it ends `llmrelay serve` at start, its `exit_code` is the process's. docs/errors.md is generated
+from this file.
 
 Knows no HTTP bytes, no SSH and no clock. Exceptions of other libraries become one of these at the
 boundary, in the one file that imports the library.
@@ -26,7 +25,6 @@ class RelayError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    retryable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -48,12 +46,6 @@ class BadRequest(RelayError):
     """The request is malformed, or a parameter is not what it must be."""
 
     status, code = 400, "bad_request"
-
-
-class Unauthorized(RelayError):
-    """A token is needed and none that we know was given."""
-
-    status, code = 401, "unauthorized"
 
 
 class Forbidden(RelayError):
@@ -164,13 +156,13 @@ class ShuttingDown(RelayError):
 class RunnerLost(RelayError):
     """The runner went away before upstream answered."""
 
-    status, code, retryable = 502, "runner_lost", True
+    status, code = 502, "runner_lost"
 
 
 class RunnerFailed(RelayError):
     """The runner broke the protocol or hit a bug of its own."""
 
-    status, code, retryable = 502, "runner_failed", True
+    status, code = 502, "runner_failed"
 
 
 # --- What upstream said -------------------------------------------------------------------------
@@ -209,13 +201,13 @@ class UpstreamRateLimited(RelayError):
 class UpstreamUnavailable(RelayError):
     """Upstream answered 5xx, or no connection to it could be made."""
 
-    status, code, retryable = 502, "upstream_unavailable", True
+    status, code = 502, "upstream_unavailable"
 
 
 class UpstreamBroken(RelayError):
     """Upstream answered with something that is not an answer, or broke it off."""
 
-    status, code, retryable = 502, "upstream_broken", True
+    status, code = 502, "upstream_broken"
 
 
 class UpstreamErrorEvent(RelayError):
@@ -227,7 +219,7 @@ class UpstreamErrorEvent(RelayError):
 class UpstreamIncomplete(RelayError):
     """Upstream's stream ended without a finish_reason and without [DONE]."""
 
-    status, code, retryable = 502, "upstream_incomplete", True
+    status, code = 502, "upstream_incomplete"
 
 
 class UpstreamTimeout(RelayError):

@@ -79,13 +79,9 @@ def errors_page() -> str:
             " in `X-Error-Code`. After it: the answer is cut without its last chunk (curl exits"
             " 18), and the code stands in the access log.",
             "",
-            "| status | code | when | another runner may repeat the call |",
-            "| --- | --- | --- | --- |",
-            *(
-                f"| {kind.status} | `{kind.code}` | {_summary(kind)} |"
-                f" {'yes' if kind.retryable else 'no'} |"
-                for kind in seen
-            ),
+            "| status | code | when |",
+            "| --- | --- | --- |",
+            *(f"| {kind.status} | `{kind.code}` | {_summary(kind)} |" for kind in seen),
             "",
             "## How `llmrelay serve` ends",
             "",

@@ -86,7 +86,7 @@ class Runner:
         first = True
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
-            ready_at = loop.time()
+            ready_at: float | None = None
             error: RelayError
             try:
                 async with ssh.connect(self._address, self._config) as connection:
@@ -111,7 +111,9 @@ class Runner:
                 error = RunnerBroken("connecting failed in a way that was not foreseen")
             if self._stopping.is_set():
                 break
-            losses = 1 if loop.time() - ready_at >= STEADY_S else losses + 1
+            # An attempt that took long to fail is no life that was long.
+            steady = ready_at is not None and loop.time() - ready_at >= STEADY_S
+            losses = 1 if steady else losses + 1
             await self._back_off(error, losses)
         self._state = State.STOPPED
 

@@ -76,7 +76,7 @@ def available() -> str | None:
 def require_sshd() -> None:
     """Skips the calling test without sshd; fails it where CI=true, so that CI never skips it."""
     if reason := available():
-        _skip_or_fail(reason)
+        skip_or_fail(reason)
 
 
 def require_login_shell(name: str) -> str:
@@ -84,14 +84,15 @@ def require_login_shell(name: str) -> str:
     require_sshd()
     path = _which(name)
     if path is None:
-        _skip_or_fail(f"no {name} on this machine ({INSTALL_HINT})")
+        skip_or_fail(f"no {name} on this machine ({INSTALL_HINT})")
     if os.geteuid() != 0:
-        _skip_or_fail("an account with another login shell can only be made by root")
+        skip_or_fail("an account with another login shell can only be made by root")
     assert path is not None
     return path
 
 
-def _skip_or_fail(reason: str) -> None:
+def skip_or_fail(reason: str) -> None:
+    """Skips the calling test; fails it where CI=true: there nothing may be missing."""
     import pytest
 
     if os.environ.get("CI") == "true":

@@ -36,6 +36,7 @@ from runner_payload.protocol import (
     encode_frame,
 )
 from tests.helpers.bare_runner import BareRunner, a_start, altered_payload, bare_runner
+from tests.helpers.openssh import skip_or_fail
 from tests.helpers.upstream import (
     Delta,
     Done,
@@ -282,7 +283,8 @@ def test_every_shell_reads_the_command_alike_and_noise_before_it_does_no_harm(
 ) -> None:
     shell = shutil.which(name)
     if shell is None:
-        pytest.skip(f"no {name} here")
+        skip_or_fail(f"no {name} here")
+    assert shell is not None
     shipped = payload.load()
     command = f"echo 'Welcome!'; {shipped.command(sys.executable)}"
     status, stdout, stderr = run_command(command, shipped.blob, tmp_path, shell)

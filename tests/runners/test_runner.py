@@ -233,6 +233,39 @@ def test_what_does_not_heal_is_tried_ever_more_rarely_but_soon_at_first(tmp_path
     running(tmp_path, None, scene)
 
 
+def test_only_a_life_that_was_long_makes_the_next_loss_the_first_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long an attempt that fails may take."""
+    monkeypatch.setattr("llmrelay.runners.runner.STEADY_S", 0.0)
+    starts = 0
+
+    async def played(process: Process) -> None:
+        nonlocal starts
+        starts += 1
+        if starts in (1, 4):
+            runner = Played(process)
+            await runner.get_ready()
+            # Two beats: the front-end has taken it for ready.
+            await runner.frame(FrameType.PING)
+            await runner.frame(FrameType.PING)
+        process.exit(1)
+
+    async def scene(runner: Runner, host: Host) -> None:
+        counted: list[int] = []
+
+        async def count(error: object, losses: int) -> None:
+            counted.append(losses)
+            if len(counted) == 4:
+                await runner.stop()
+
+        monkeypatch.setattr(runner, "_back_off", count)
+        await runner.run(lambda: None)
+        assert counted == [1, 2, 3, 1]
+
+    running(tmp_path, played, scene, ping_interval_s=0.05)
+
+
 def test_stop_ends_a_runner_that_waits_for_its_next_attempt(tmp_path: Path) -> None:
     async def played(process: Process) -> None:
         runner = Played(process)
