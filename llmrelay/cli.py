@@ -15,9 +15,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from . import __version__, log
-from .config import Config, Option, options
+from .config import Config, options
 from .demo.demo import DEFAULT_PROMPT, Demo
 from .errors import ConnectError
+from .option import Option
 from .secret import read_key
 from .serve import EndedBySignal, serve
 from .values import ListenAddress, parse_port
@@ -120,7 +121,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo_parser.add_argument(
         level.flag,
         metavar=level.metavar,
-        type=_type(level),
+        type=_checked(level.parse),
         default="warning",
         help=f"{level.help} [warning]",
     )
@@ -132,15 +133,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for field, option in options():
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        groups[option.group].add_argument(
-            option.flag,
-            dest=field.name,
-            metavar=option.metavar,
-            type=_type(option),
-            default=field.default,
-            required=field.name == "runner",
-            help=f"{option.help}{_shown_default(field.default)}".replace("%", "%%"),
-        )
+        _add_option(groups[option.group], field.name, option, field.default)
     groups["Clients"].add_argument(
         "--port",
         metavar="N",
@@ -149,8 +142,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _type(option: Option) -> Callable[[str], Any]:
-    return _checked(option.parse)
+def _add_option(group: Any, name: str, option: Option, default: Any) -> None:
+    written = option.written(default)
+    text = f"{option.description} [{written}]" if written else option.description
+    given: dict[str, Any] = {"dest": name, "default": default, "help": text.replace("%", "%%")}
+    if option.metavar is None:
+        group.add_argument(option.flag, action="store_true", **given)
+        return
+    group.add_argument(
+        option.flag,
+        action=_Repeated if option.repeated else "store",
+        metavar=option.metavar,
+        type=_checked(option.parse),
+        required=name == "runner",
+        **given,
+    )
+
+
+class _Repeated(argparse.Action):
+    """Collects a tuple: the first use takes the place of the default, each further one adds."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        given = getattr(namespace, self.dest)
+        before = () if given is self.default else given
+        setattr(namespace, self.dest, (*before, values))
 
 
 def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -163,12 +184,6 @@ def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return convert
-
-
-def _shown_default(value: Any) -> str:
-    if value is None:
-        return ""
-    return f" [{value:g}]" if isinstance(value, float) else f" [{value}]"
 
 
 def _config(arguments: argparse.Namespace) -> Config:

@@ -10,18 +10,20 @@ Knows no HTTP, no SSH and no asyncio. Units are in the names: `_s` seconds, `_by
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from .errors import UnusableConfig
+from .option import Option
+from .option import option as _option
 from .values import (
     KIB,
     MIB,
     HostAddress,
     ListenAddress,
     count,
+    duration,
     number,
     one_of,
     parse_host,
@@ -30,34 +32,6 @@ from .values import (
     parse_url,
     size,
 )
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """How a Config field is given on the command line.
-
-    Attributes:
-        flag: the option's name, with its dashes.
-        metavar: what stands for the value in the help.
-        parse: text -> value; raises ValueError with the reason in words.
-        help: one line: what it does, and why the default is what it is.
-        group: the heading that it stands under.
-    """
-
-    flag: str
-    metavar: str
-    parse: Callable[[str], Any]
-    help: str
-    group: str
-
-
-def _option(
-    flag: str, metavar: str, parse: Callable[[str], T], default: Any, help: str, group: str
-) -> Any:
-    return field(default=default, metadata={"option": Option(flag, metavar, parse, help, group)})
-
 
 _RUNNER = "Runner"
 _MODEL = "Model"
@@ -179,40 +153,40 @@ class Config:
 
     timeout_s: float = _option(
         "--timeout",
-        "SECONDS",
-        number(0.05, 86400),
+        "TIME",
+        duration(0.05, 86400),
         120.0,
         "Longest silence of upstream before its first delta: long prompts take a minute.",
         _LIMITS,
     )
     delta_timeout_s: float = _option(
         "--delta-timeout",
-        "SECONDS",
-        number(0.05, 86400),
+        "TIME",
+        duration(0.05, 86400),
         60.0,
         "Longest silence of upstream after a delta: models pause, a dead one stays silent.",
         _LIMITS,
     )
     connect_timeout_s: float = _option(
         "--connect-timeout",
-        "SECONDS",
-        number(0.05, 3600),
+        "TIME",
+        duration(0.05, 3600),
         15.0,
         "Longest wait for each step towards a ready runner: connect, log in, start.",
         _LIMITS,
     )
     ping_interval_s: float = _option(
         "--ping-interval",
-        "SECONDS",
-        number(0.05, 3600),
+        "TIME",
+        duration(0.05, 3600),
         2.0,
         "How often both ends of a link ask whether the other is there.",
         _LIMITS,
     )
     ping_timeout_s: float = _option(
         "--ping-timeout",
-        "SECONDS",
-        number(0.1, 3600),
+        "TIME",
+        duration(0.1, 3600),
         8.0,
         "A link silent for so long is lost, whatever TCP thinks.",
         _LIMITS,
@@ -243,8 +217,8 @@ class Config:
     )
     queue_timeout_s: float = _option(
         "--queue-timeout",
-        "SECONDS",
-        number(0, 3600),
+        "TIME",
+        duration(0, 3600),
         30.0,
         "Longest wait in the queue: about as long as a person waits.",
         _LIMITS,
@@ -283,40 +257,40 @@ class Config:
     )
     head_timeout_s: float = _option(
         "--head-timeout",
-        "SECONDS",
-        number(0.05, 3600),
+        "TIME",
+        duration(0.05, 3600),
         10.0,
         "A request's head must be whole so long after its first byte.",
         _LIMITS,
     )
     body_timeout_s: float = _option(
         "--body-timeout",
-        "SECONDS",
-        number(0.05, 3600),
+        "TIME",
+        duration(0.05, 3600),
         30.0,
         "A body must be whole after this and one second for each KiB of it.",
         _LIMITS,
     )
     keep_alive_s: float = _option(
         "--keep-alive",
-        "SECONDS",
-        number(0.05, 86400),
+        "TIME",
+        duration(0.05, 86400),
         75.0,
         "How long an idle connection is kept, as nginx does.",
         _LIMITS,
     )
     send_timeout_s: float = _option(
         "--send-timeout",
-        "SECONDS",
-        number(0.05, 86400),
+        "TIME",
+        duration(0.05, 86400),
         60.0,
         "Longest wait for a client that has stopped reading its answer, as nginx does.",
         _LIMITS,
     )
     drain_s: float = _option(
         "--drain",
-        "SECONDS",
-        number(0, 86400),
+        "TIME",
+        duration(0, 86400),
         30.0,
         "How long running answers may go on after SIGTERM or Ctrl-C.",
         _LIMITS,

@@ -7,6 +7,7 @@ means the same in both.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -96,6 +97,25 @@ def number(least: float, most: float) -> Callable[[str], float]:
         if not math.isfinite(value) or not least <= value <= most:
             raise ValueError(f"{text} is not from {least:g} to {most:g}")
         return value
+
+    return parse
+
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(ms|s|m|h|)")
+_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(least_s: float, most_s: float) -> Callable[[str], float]:
+    """A parser for a time, in seconds: `30`, `30s`, `500ms`, `1.5m`, `1h`."""
+
+    def parse(text: str) -> float:
+        match = _DURATION.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is no time (write 30s, 500ms, 2m or 1h)")
+        value_s = float(match[1]) * _UNITS_S[match[2]]
+        if not least_s <= value_s <= most_s:
+            raise ValueError(f"{text} is not from {least_s:g}s to {most_s:g}s")
+        return value_s
 
     return parse
 

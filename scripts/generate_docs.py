@@ -15,7 +15,6 @@ sys.path.insert(0, str(ROOT))
 from llmrelay import errors  # noqa: E402
 from llmrelay.config import options  # noqa: E402
 from llmrelay.errors import ConnectError, RelayError  # noqa: E402
-from llmrelay.values import KIB, MIB  # noqa: E402
 
 
 def options_page() -> str:
@@ -31,25 +30,12 @@ def options_page() -> str:
             group = option.group
             lines += ["", f"## {group}", "", "| option | default | what it does, and why so |"]
             lines += ["| --- | --- | --- |"]
-        lines.append(
-            f"| `{option.flag} {option.metavar}` | {_shown(field.default, option.metavar)} |"
-            f" {option.help} |"
-        )
+        written = option.written(field.default)
+        default = f"`{written}`" if written else ""
+        lines.append(f"| `{option.usage}` | {default} | {option.description} |")
         if option.flag == "--listen":
             lines.append("| `--port N` | | Short for --listen with another port. |")
     return "\n".join(lines) + "\n"
-
-
-def _shown(default: object, metavar: str) -> str:
-    if default is None:
-        return ""
-    if metavar == "BYTES":
-        assert isinstance(default, int)
-        unit, name = (MIB, "MiB") if default % MIB == 0 else (KIB, "KiB")
-        return f"`{default // unit}{name}`"
-    if isinstance(default, float):
-        return f"`{default:g}`"
-    return f"`{default}`"
 
 
 def errors_page() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from llmrelay import __version__, cli, log
 from llmrelay.config import Config, options
 from llmrelay.errors import UnusableConfig
-from llmrelay.values import HostAddress, ListenAddress
+from llmrelay.option import Option
+from llmrelay.values import HostAddress, ListenAddress, count, duration, size
 
 
 def parsed(*arguments: str) -> Config:
@@ -45,6 +47,7 @@ def test_port_is_short_for_another_port_of_the_same_address() -> None:
         (["serve", "--runner", "h", "--port", "x"], "no port"),
         (["serve", "--runner", "h", "--temperature", "3"], "from 0 to 2"),
         (["serve", "--runner", "h", "--max-body", "0"], "from 1"),
+        (["serve", "--runner", "h", "--drain", "2d"], "no time"),
         (["serve", "--runner", "h", "--log-level", "loud"], "none of debug"),
         (["serve", "--runner", "h", "--no-such-option"], "unrecognized"),
         (["fly"], "invalid choice"),
@@ -57,6 +60,49 @@ def test_a_wrong_command_line_ends_with_2_and_says_what_is_wrong(
         cli.main(arguments)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def given(option: Option, default: object, *arguments: str) -> object:
+    """What an option sets when it is given so."""
+    parser = argparse.ArgumentParser()
+    cli._add_option(parser, "field", option, default)
+    return parser.parse_args(arguments).field
+
+
+@pytest.mark.parametrize("default", [(), (7,), (7, 8)])
+def test_an_option_given_several_times_replaces_its_default(default: tuple[int, ...]) -> None:
+    option = Option("--n", "N", count(1), "Counts.", "Group", repeated=True)
+    assert given(option, default) == default
+    assert given(option, default, "--n", "1") == (1,)
+    assert given(option, default, "--n", "7", "--n", "8", "--n", "7") == (7, 8, 7)
+
+
+def test_a_switch_takes_no_value() -> None:
+    option = Option("--on", None, bool, "Turns it on.", "Group")
+    assert given(option, False) is False
+    assert given(option, False, "--on") is True
+    with pytest.raises(SystemExit):
+        given(option, False, "--on=1")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "written"),
+    [
+        (Option("--t", "TIME", duration(0, 9), "", ""), 0.5, "0.5s"),
+        (Option("--b", "BYTES", size(1, 10**9), "", ""), 32 * 1024, "32KiB"),
+        (Option("--b", "BYTES", size(1, 10**9), "", ""), 8 * 1024 * 1024, "8MiB"),
+        (Option("--b", "BYTES", size(1, 10**9), "", ""), 1000, "1000"),
+        (Option("--n", "N", count(1), "", "", repeated=True), (7, 8), "7 8"),
+        (Option("--n", "N", count(1), "", "", repeated=True), (), ""),
+        (Option("--on", None, bool, "", ""), False, ""),
+    ],
+)
+def test_a_default_is_shown_as_it_would_be_given(
+    option: Option, value: object, written: str
+) -> None:
+    assert option.written(value) == written
+    if written and not option.repeated:
+        assert option.parse(written) == value
 
 
 def test_limits_that_contradict_each_other_are_refused() -> None:
@@ -75,6 +121,8 @@ def test_help_names_every_option_with_its_default() -> None:
     for _, option in options():
         assert option.flag in shown
     assert "[gpt-4o-mini]" in shown
+    assert "[32KiB]" in shown
+    assert "[30s]" in shown
 
 
 def test_version() -> None:
