@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from . import __version__, log
+from . import __version__, log, systemd
 from .config import Config, options
 from .demo.demo import DEFAULT_PROMPT, Demo
 from .errors import ConnectError
 from .option import Option
 from .secret import read_key
 from .serve import EndedBySignal, serve
-from .values import ListenAddress, parse_port
+from .values import Listen, ListenAddress, parse_port
 
 T = TypeVar("T")
 
@@ -41,22 +41,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    config = _config(arguments)
+    handed_in = systemd.handed_in_sockets(os.environ)
+    notifier = systemd.Notifier(os.environ)
+    config = _config(arguments, listens_already=bool(handed_in))
     log.configure(config.log_level, config.log_format)
     key = read_key(config, os.environ)
     assert config.runner is not None
     host = config.runner
 
-    def announce(address: ListenAddress) -> None:
-        print(f"llmrelay is ready on http://{address} (runner {host})", flush=True)  # noqa: T201
+    def announce(addresses: Sequence[Listen]) -> None:
+        notifier.ready()
+        where = " and ".join(_url(address) for address in addresses)
+        print(f"llmrelay is ready on {where} (runner {host})", flush=True)  # noqa: T201
 
-    _run(serve(config, host, key, announce))
+    _run(serve(config, host, key, announce, notifier, handed_in))
     return 0
+
+
+def _url(address: Listen) -> str:
+    return f"http://{address}" if isinstance(address, ListenAddress) else str(address)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     listen = ListenAddress("127.0.0.1", arguments.port)
-    config = Config(listen=listen, log_level=arguments.log_level)
+    config = Config(listen=(listen,), log_level=arguments.log_level)
     log.configure(config.log_level, config.log_format)
     # Where nobody sits, nobody would press Ctrl-C.
     once = arguments.once or not sys.stdout.isatty()
@@ -186,10 +194,15 @@ def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
     return convert
 
 
-def _config(arguments: argparse.Namespace) -> Config:
-    names = [field.name for field in dataclasses.fields(Config)]
-    config = Config(**{name: getattr(arguments, name) for name in names})
+def _config(arguments: argparse.Namespace, *, listens_already: bool = False) -> Config:
+    fields = dataclasses.fields(Config)
+    values = {field.name: getattr(arguments, field.name) for field in fields}
+    defaults = {field.name: field.default for field in fields}
     if arguments.port is not None:
-        listen = ListenAddress(config.listen.host, arguments.port)
-        config = dataclasses.replace(config, listen=listen)
-    return config
+        values["listen"] = tuple(
+            ListenAddress(each.host, arguments.port) if isinstance(each, ListenAddress) else each
+            for each in arguments.listen
+        )
+    elif listens_already and arguments.listen is defaults["listen"]:
+        values["listen"] = ()
+    return Config(**values)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UnusableConfig
-from .option import Option
+from .option import Option, switch
 from .option import option as _option
 from .values import (
     KIB,
     MIB,
     HostAddress,
+    Listen,
     ListenAddress,
     count,
     duration,
@@ -28,6 +29,7 @@ from .values import (
     one_of,
     parse_host,
     parse_listen,
+    parse_mode,
     parse_model,
     parse_url,
     size,
@@ -142,12 +144,27 @@ class Config:
         _MODEL,
     )
 
-    listen: ListenAddress = _option(
+    listen: tuple[Listen, ...] = _option(
         "--listen",
-        "HOST:PORT",
+        "HOST:PORT|unix:PATH",
         parse_listen,
-        ListenAddress("127.0.0.1", 8080),
-        "Where clients connect; port 0 takes a free one.",
+        (ListenAddress("127.0.0.1", 8080),),
+        "Where clients connect; port 0 takes a free one. Sockets of systemd's take the default's"
+        " place.",
+        _CLIENTS,
+        repeated=True,
+    )
+    socket_mode: int = _option(
+        "--socket-mode",
+        "MODE",
+        parse_mode,
+        0o600,
+        "Permissions of a unix socket's file, octal: by default it is this user's alone.",
+        _CLIENTS,
+    )
+    reuse_port: bool = switch(
+        "--reuse-port",
+        "Share the addresses with another front-end of this user: an upgrade without a gap.",
         _CLIENTS,
     )
 

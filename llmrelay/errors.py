@@ -147,12 +147,6 @@ class QueueFull(RelayError):
     status, code = 503, "queue_full"
 
 
-class ShuttingDown(RelayError):
-    """The front-end drains; it takes no new calls."""
-
-    status, code = 503, "shutting_down"
-
-
 class RunnerLost(RelayError):
     """The runner went away before upstream answered."""
 

@@ -58,6 +58,8 @@ class Option:
         if self.metavar == "BYTES":
             unit, name = (MIB, "MiB") if value % MIB == 0 else (KIB, "KiB")
             return f"{value // unit}{name}" if value % unit == 0 else str(value)
+        if self.metavar == "MODE":
+            return f"{value:o}"
         if self.metavar == "TIME":
             return f"{value:g}s"
         return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .api import ops
 from .config import Config
-from .errors import MethodNotAllowed, NotFound, ShuttingDown
+from .errors import MethodNotAllowed, NotFound
 from .http.exchange import Exchange, Handler
 from .relay import relay_chat
 from .runners.pool import Pool
@@ -46,8 +46,6 @@ class Routes:
         await handler(exchange)
 
     async def _chat(self, exchange: Exchange) -> None:
-        if self.draining:
-            raise ShuttingDown("This server is about to end; try again.", retry_after_s=1)
         await relay_chat(exchange, self._pool, self._config)
 
     async def _health(self, exchange: Exchange) -> None:

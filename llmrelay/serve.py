@@ -1,8 +1,8 @@
 """`llmrelay serve`: puts the parts together, and takes them apart in order.
 
-Starts the runner first and listens when it is ready. SIGTERM or Ctrl-C drains: no new connections,
-running answers finish within the limit, the runner ends. A second signal ends at once. Knows every
-part and does none of their work.
+Takes the addresses, starts the runner, and listens when it is ready. SIGTERM or Ctrl-C drains: no
+new connections, running answers finish within the limit, the runner ends. A second signal ends at
+once. Knows every part and does none of their work.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 
 from runner_payload.process import allow_descriptors, forbid_core_dumps
 
 from .api.errors import render_error
 from .config import Config
 from .errors import ConnectError
-from .http.guard import is_loopback_address
 from .http.server import Server
 from .routes import Routes
 from .runners.pool import Pool
 from .runners.runner import Runner
 from .secret import Secret
-from .values import HostAddress, ListenAddress
+from .systemd import Notifier
+from .values import HostAddress, Listen
 
 logger = logging.getLogger("llmrelay")
 
@@ -44,20 +45,30 @@ class EndedBySignal(Exception):
 
 
 class FrontEnd:
-    """A runner, the pool in front of it, and the HTTP server in front of that."""
+    """A runner, the pool in front of it, and the HTTP server in front of that.
 
-    def __init__(self, config: Config, host: HostAddress, key: Secret) -> None:
+    Args:
+        handed_in: listening sockets that another process has bound.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        host: HostAddress,
+        key: Secret,
+        handed_in: Sequence[socket.socket] = (),
+    ) -> None:
         self._config = config
         self._runner = Runner(host, config, key)
         self._pool = Pool(self._runner, config)
         self._routes = Routes(self._pool, config)
-        self._server = Server(config, self._routes, render_error)
+        self._server = Server(config, self._routes, render_error, handed_in)
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[ListenAddress], None]) -> None:
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[Sequence[Listen]], None]) -> None:
         """Serves until `stop` is set, and drains.
 
         Args:
-            on_ready: called with the address once clients can connect.
+            on_ready: called with the addresses once clients can connect.
 
         Raises:
             ConnectError: the runner cannot be started, or the address not listened on.
@@ -65,6 +76,7 @@ class FrontEnd:
         forbid_core_dumps()
         self._allow_connections()
         ready = asyncio.Event()
+        self._server.bind()
         try:
             async with asyncio.TaskGroup() as group:
                 living = group.create_task(self._runner.run(ready.set))
@@ -72,7 +84,7 @@ class FrontEnd:
                     await ready.wait()
                     await self._server.start()
                     self._warn_if_open_to_others()
-                    on_ready(self._server.address)
+                    on_ready([listener.address for listener in self._server.listening])
                     await stop.wait()
                     await self._drain()
                 finally:
@@ -83,12 +95,13 @@ class FrontEnd:
             raise errors.exceptions[0] from None
 
     def _warn_if_open_to_others(self) -> None:
-        if not is_loopback_address(self._server.address.host):
-            logger.warning(
-                "whoever reaches %s can ask at the key's cost, as nobody is asked for a token;"
-                " listen on 127.0.0.1, or let a proxy that asks stand in front",
-                self._server.address,
-            )
+        for listener in self._server.listening:
+            if not listener.local:
+                logger.warning(
+                    "whoever reaches %s can ask at the key's cost, as nobody is asked for a token;"
+                    " listen on 127.0.0.1, or let a proxy that asks stand in front",
+                    listener.address,
+                )
 
     def _allow_connections(self) -> None:
         wanted = self._config.max_connections + SPARE_DESCRIPTORS
@@ -114,7 +127,9 @@ async def serve(
     config: Config,
     host: HostAddress,
     key: Secret,
-    on_ready: Callable[[ListenAddress], None],
+    on_ready: Callable[[Sequence[Listen]], None],
+    notifier: Notifier,
+    handed_in: Sequence[socket.socket] = (),
 ) -> None:
     """Serves until SIGTERM or Ctrl-C has drained it.
 
@@ -128,14 +143,15 @@ async def serve(
     serving = False
     fatal: EndedBySignal | None = None
 
-    def serving_now(address: ListenAddress) -> None:
+    def serving_now(addresses: Sequence[Listen]) -> None:
         nonlocal serving
         serving = True
-        on_ready(address)
+        on_ready(addresses)
 
     def on_signal(number: int) -> None:
         nonlocal fatal
         if serving and not stop.is_set():
+            notifier.stopping()
             stop.set()
         else:
             fatal = EndedBySignal(number)
@@ -145,7 +161,7 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     try:
-        await FrontEnd(config, host, key).run(stop, serving_now)
+        await FrontEnd(config, host, key, handed_in).run(stop, serving_now)
     except asyncio.CancelledError:
         if fatal is not None:
             raise fatal from None

@@ -41,6 +41,19 @@ class ListenAddress:
         return f"{host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A unix socket where clients connect: `unix:PATH`."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Listen = ListenAddress | UnixAddress
+
+
 def _split_port(text: str) -> tuple[str, int | None]:
     """`host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address -> host and port."""
     if text.startswith("["):
@@ -78,12 +91,24 @@ def parse_host(text: str) -> HostAddress:
     return HostAddress(host, user or None, port)
 
 
-def parse_listen(text: str) -> ListenAddress:
-    """`HOST:PORT`, `HOST` or `:PORT`."""
+def parse_listen(text: str) -> Listen:
+    """`HOST:PORT`, `HOST`, `:PORT` or `unix:PATH`."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path or "\0" in path or path.endswith("/"):
+            raise ValueError(f"{text!r} names no unix socket: write unix:/run/llmrelay.sock")
+        return UnixAddress(path)
     if text.startswith(":"):
         return ListenAddress("127.0.0.1", parse_port(text[1:]))
     host, port = _split_port(text)
     return ListenAddress(host, 8080 if port is None else port)
+
+
+def parse_mode(text: str) -> int:
+    """Permissions of a file, octal: `600`, `0660`."""
+    if not (1 <= len(text) <= 4 and set(text) <= set("01234567") and int(text, 8) <= 0o777):
+        raise ValueError(f"{text!r} are no permissions (write 600 or 0660)")
+    return int(text, 8)
 
 
 def number(least: float, most: float) -> Callable[[str], float]:

@@ -30,12 +30,12 @@ def test_options_reach_config() -> None:
         "--model", "m", "--temperature", "0.5", "--listen", "0.0.0.0:80", "--call-window", "64KiB"
     )
     assert (config.model, config.temperature, config.call_window_bytes) == ("m", 0.5, 65536)
-    assert config.listen == ListenAddress("0.0.0.0", 80)
+    assert config.listen == (ListenAddress("0.0.0.0", 80),)
 
 
 def test_port_is_short_for_another_port_of_the_same_address() -> None:
-    assert parsed("--port", "0").listen == ListenAddress("127.0.0.1", 0)
-    assert parsed("--listen", "[::1]:1", "--port", "2").listen == ListenAddress("::1", 2)
+    assert parsed("--port", "0").listen == (ListenAddress("127.0.0.1", 0),)
+    assert parsed("--listen", "[::1]:1", "--port", "2").listen == (ListenAddress("::1", 2),)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ import secrets
 import shlex
 import signal
 import sys
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 
 from ..config import Config
 from ..errors import ConnectError, UnusableConfig
 from ..secret import VARIABLE, Secret, read_key
 from ..serve import EndedBySignal, FrontEnd
-from ..values import HostAddress, ListenAddress, parse_url
+from ..values import HostAddress, Listen, ListenAddress, parse_url
 from .asking import Asking, AskingFailed
 from .local import started_host
 
@@ -108,12 +108,14 @@ class Demo:
 
     async def _relay(self, config: Config, host: HostAddress, key: Secret) -> None:
         """The front-end's life, and in it the prompt's."""
-        ready: asyncio.Future[ListenAddress] = asyncio.get_running_loop().create_future()
+        ready: asyncio.Future[Sequence[Listen]] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.TaskGroup() as group:
                 front_end = FrontEnd(config, host, key)
                 group.create_task(front_end.run(self._stop, ready.set_result))
-                await self._show(await ready)
+                [address] = await ready
+                assert isinstance(address, ListenAddress)
+                await self._show(address)
                 if self._once or self._status:
                     self._stop.set()
         except* ConnectError as errors:

@@ -44,7 +44,7 @@ _ANSWER = (
 
 def make_server() -> Server:
     """The upstream, on a free port of loopback once it is started."""
-    return Server(Config(listen=ListenAddress("127.0.0.1", 0)), _handle, _render_error)
+    return Server(Config(listen=(ListenAddress("127.0.0.1", 0),)), _handle, _render_error)
 
 
 async def _handle(exchange: Exchange) -> None:

@@ -95,14 +95,14 @@ class Connection:
         """Answer with `error` before anything was asked, and close."""
         await self._until_closed(self._refuse(error))
 
-    def drain(self) -> None:
-        """Close at once if no request has begun to come; else after the answer to it.
+    def drain(self, idle_grace_s: float) -> None:
+        """Close if no request begins to come within `idle_grace_s` seconds; else after its answer.
 
         An answer whose head is out can no longer say that it is the last. If the client has begun
         to send its next request by then, that one's answer says so.
         """
         self._draining = True
-        self._incoming.stop_waiting()
+        self._incoming.wait_at_most(idle_grace_s)
         if self._exchange is not None and not self._exchange.started:
             self._exchange.keep_alive = False
 

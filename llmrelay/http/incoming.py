@@ -46,7 +46,7 @@ class Incoming:
         )
         self._loop = asyncio.get_running_loop()
         self._idle_limit: asyncio.Timeout | None = None  # while waiting for a first byte
-        self._may_wait = True
+        self._idle_s = config.keep_alive_s
         self._received = asyncio.Event()
         self._taken = asyncio.Event()
         self._unread: int | None = 0  # of the request's body; None if its length is unsaid
@@ -58,16 +58,15 @@ class Incoming:
         """Wait for the next request's head.
 
         Returns:
-            None if none came: the client ended, was idle for keep_alive_s, or `stop_waiting`.
+            None if none came: the client ended, or was idle for keep_alive_s or `wait_at_most`.
 
         Raises:
             RelayError: the head is refused; RequestTimeout if it was not whole head_timeout_s after
                 its first byte.
             OSError: the connection is lost.
         """
-        idle_s = self._config.keep_alive_s if self._may_wait else 0
         try:
-            async with asyncio.timeout(idle_s) as limit:
+            async with asyncio.timeout(self._idle_s) as limit:
                 self._idle_limit = limit
                 request = await self._read_head(limit)
         except TimeoutError:
@@ -95,11 +94,11 @@ class Incoming:
                 limit.reschedule(self._loop.time() + self._config.head_timeout_s)
             await self._receive()
 
-    def stop_waiting(self) -> None:
-        """From now on let `next_request` wait only for a request that has begun to come."""
-        self._may_wait = False
+    def wait_at_most(self, idle_s: float) -> None:
+        """Let `next_request` wait only so long, from now on, for a request that has not begun."""
+        self._idle_s = idle_s
         if self._idle_limit is not None and not self._idle_limit.expired():
-            self._idle_limit.reschedule(self._loop.time())
+            self._idle_limit.reschedule(self._loop.time() + idle_s)
 
     async def read_ahead(self) -> None:
         """Read, within READ_AHEAD_BYTES, until the client ends.

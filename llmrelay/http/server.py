@@ -8,17 +8,20 @@ Knows no request: connection.py does the talking. Started, drained and aborted b
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
+import functools
 import logging
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 from ..config import Config
-from ..errors import CannotListen, QueueFull
+from ..errors import QueueFull
 from ..values import ListenAddress
+from . import listeners
 from .connection import Connection, RenderError
 from .exchange import Handler
-from .guard import is_loopback_address
+from .listeners import Listener
 
 logger = logging.getLogger("llmrelay.http")
 
@@ -28,12 +31,10 @@ MAX_TURNED_AWAY: Final = 128
 # New connections in the kernel's queue: a burst that comes while the loop is busy.
 BACKLOG: Final = 1024
 
-_REASONS: Final = {
-    errno.EADDRINUSE: "it is in use: stop the process that holds it, or choose another port",
-    errno.EACCES: "this user may not: choose a port above 1023",
-    errno.EADDRNOTAVAIL: "this machine has no such address: choose one that it has, or 127.0.0.1",
-    errno.EAFNOSUPPORT: "this machine has no such address: choose one that it has, or 127.0.0.1",
-}
+# How long a front-end that hands its address over to another goes on taking what the kernel has
+# given it already, and waits for a request on a connection that is idle: its client may be sending
+# one now. Longer than a handshake takes over the longest way.
+HANDOVER_S: Final = 1.0
 
 
 class Server:
@@ -43,17 +44,43 @@ class Server:
         config: the limits, and where to listen.
         handler: answers one exchange; a RelayError that it raises becomes the answer.
         render_error: how an error looks to its client; the request is None if it was unreadable.
+        handed_in: listening sockets that another process has bound; they are closed in the end.
     """
 
-    def __init__(self, config: Config, handler: Handler, render_error: RenderError) -> None:
+    def __init__(
+        self,
+        config: Config,
+        handler: Handler,
+        render_error: RenderError,
+        handed_in: Sequence[socket.socket] = (),
+    ) -> None:
         self._config = config
         self._handler = handler
         self._render_error = render_error
-        self._listener: asyncio.Server | None = None
-        self._loopback = False
+        self._handed_in = handed_in
+        self._listeners: list[Listener] = []
+        self._accepting: list[asyncio.Server] = []
         self._draining = False
+        self._aborted = asyncio.Event()
+        self._idle_grace_s = 0.0
         self._connections: dict[asyncio.Task[None], Connection] = {}
         self._turned_away: set[asyncio.Task[None]] = set()
+
+    def bind(self) -> None:
+        """Take the addresses; clients are refused until `start`.
+
+        Raises:
+            CannotListen: with what to do about it.
+        """
+        config = self._config
+        self._listeners = [listeners.adopt(sock) for sock in self._handed_in]
+        try:
+            self._listeners += listeners.bind(
+                config.listen, reuse_port=config.reuse_port, socket_mode=config.socket_mode
+            )
+        except BaseException:
+            self._close_listeners()
+            raise
 
     async def start(self) -> None:
         """Take connections from now on.
@@ -61,30 +88,41 @@ class Server:
         Raises:
             CannotListen: with what to do about it.
         """
-        listen = self._config.listen
-        try:
-            listener = await asyncio.start_server(
-                self._connected, listen.host, listen.port, backlog=BACKLOG, start_serving=False
-            )
-        except OSError as error:
-            # asyncio of Python 3.13 drops EADDRNOTAVAIL's number when no address could be bound.
-            code = error.errno or errno.EADDRNOTAVAIL
-            reason = _REASONS.get(code, error.strerror or str(error))
-            if isinstance(error, socket.gaierror):
-                reason = "the name does not resolve: choose an address of this machine"
-            raise CannotListen(f"Cannot listen on {listen}: {reason} (--listen).") from error
-        self._listener = listener
-        self._loopback = all(
-            is_loopback_address(sock.getsockname()[0]) for sock in listener.sockets
-        )
-        await listener.start_serving()
+        if not self._listeners:
+            self.bind()
+        for listener in self._listeners:
+            try:
+                self._accepting.append(await self._accept(listener))
+            except OSError as error:
+                self._close_listeners()
+                raise listeners.cannot_listen(listener.address, error) from error
+
+    async def _accept(self, listener: Listener) -> asyncio.Server:
+        connected = functools.partial(self._connected, listener)
+        # asyncio closes the socket that it is given. Ours stays open beside it, to be asked.
+        sock = listener.sock.dup()
+        if sock.family == socket.AF_UNIX:
+            return await asyncio.start_unix_server(connected, sock=sock, backlog=BACKLOG)
+        return await asyncio.start_server(connected, sock=sock, backlog=BACKLOG)
+
+    def _close_listeners(self) -> None:
+        """Take no more connections; a second time it does nothing."""
+        for accepting in self._accepting:
+            accepting.close()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+
+    @property
+    def listening(self) -> list[Listener]:
+        """The sockets that are bound, with the ports that the kernel chose; empty in the end."""
+        return self._listeners
 
     @property
     def address(self) -> ListenAddress:
-        """Where clients connect, with the port that the kernel chose; while it is listening."""
-        assert self._listener is not None, "start() first"
-        host, port, *_ = self._listener.sockets[0].getsockname()
-        return ListenAddress(host, port)
+        """The first TCP address of those."""
+        addresses = (listener.address for listener in self._listeners)
+        return next(each for each in addresses if isinstance(each, ListenAddress))
 
     @property
     def connections(self) -> int:
@@ -97,36 +135,61 @@ class Server:
         Idle connections close at once; those in an exchange after it, or after `timeout_s` seconds.
         Returns when all is closed. A second call, or `abort`, ends the waiting at once.
         """
-        if self._listener is None:
+        if not self._accepting:
+            self._close_listeners()
             return
         if self._draining:
             self.abort()
         self._draining = True
-        self._listener.close()
+        begun_s = asyncio.get_running_loop().time()
+        await self._hand_over(timeout_s)
+        self._close_listeners()
         for connection in self._connections.values():
-            connection.drain()
+            connection.drain(0)
         if tasks := self._tasks():
-            await asyncio.wait(tasks, timeout=timeout_s)
+            left_s = begun_s + timeout_s - asyncio.get_running_loop().time()
+            await asyncio.wait(tasks, timeout=max(0, left_s))
         self.abort()
         if tasks := self._tasks():
             await asyncio.wait(tasks)
-        await self._listener.wait_closed()
+        for accepting in self._accepting:
+            await accepting.wait_closed()
+
+    async def _hand_over(self, timeout_s: float) -> None:
+        """If another front-end has our addresses too, serve what is still coming to us alone.
+
+        A connection that is closed while its client sends a request is a request that failed. So
+        each of ours may bring one more, whose answer says that it is the last.
+        """
+        successors = [each for each in self._listeners if each.has_successor()]
+        if not successors or self._aborted.is_set():
+            return
+        self._idle_grace_s = HANDOVER_S
+        for listener in successors:
+            listener.steer_to_successor()
+        for connection in self._connections.values():
+            connection.drain(self._idle_grace_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(HANDOVER_S, timeout_s)):
+                await self._aborted.wait()
 
     def abort(self) -> None:
         """Take no more connections and cut all that there are; `drain` waits for their end."""
         self._draining = True
-        if self._listener is not None:
-            self._listener.close()
+        self._aborted.set()
+        self._close_listeners()
         for task in self._tasks():
             task.cancel()
 
     def _tasks(self) -> set[asyncio.Task[None]]:
         return self._turned_away.union(self._connections)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connected(
+        self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Not a coroutine function: asyncio would make a task of it that nobody owns."""
         full = len(self._connections) >= self._config.max_connections
-        if self._draining or (full and len(self._turned_away) >= MAX_TURNED_AWAY):
+        if not self._listeners or (full and len(self._turned_away) >= MAX_TURNED_AWAY):
             writer.transport.abort()
             return
         connection = Connection(
@@ -135,8 +198,10 @@ class Server:
             self._config,
             self._handler,
             self._render_error,
-            loopback=self._loopback,
+            loopback=listener.loopback,
         )
+        if self._draining:
+            connection.drain(self._idle_grace_s)
         loop = asyncio.get_running_loop()
         if full:
             error = QueueFull(

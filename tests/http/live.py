@@ -51,7 +51,8 @@ async def echo(exchange: Exchange) -> None:
 @contextlib.asynccontextmanager
 async def serving(handler: Handler = echo, **limits: Any) -> AsyncIterator[Server]:
     """A started server; at the end nothing may be left open."""
-    config = Config(listen=ListenAddress("127.0.0.1", 0), **limits)
+    limits.setdefault("listen", (ListenAddress("127.0.0.1", 0),))
+    config = Config(**limits)
     server = Server(config, handler, render_error)
     await server.start()
     try:

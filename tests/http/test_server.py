@@ -13,8 +13,9 @@ from llmrelay.config import Config
 from llmrelay.errors import CannotListen
 from llmrelay.http import server as server_module
 from llmrelay.http.exchange import Exchange
+from llmrelay.http.listeners import Listener
 from llmrelay.http.server import Server
-from llmrelay.values import ListenAddress
+from llmrelay.values import ListenAddress, UnixAddress
 
 from .conftest import Run
 from .live import GET, Client, echo, get, post, render_error, serving, until
@@ -47,7 +48,7 @@ def test_port_0_takes_a_free_one_and_the_address_tells(run: Run) -> None:
 
 def test_a_server_listens_on_ipv6(run: Run) -> None:
     async def subject() -> None:
-        server = Server(Config(listen=ListenAddress("::1", 0)), echo, render_error)
+        server = Server(Config(listen=(ListenAddress("::1", 0),)), echo, render_error)
         await server.start()
         async with Client(server) as client:
             host = f"Host: {server.address}\r\n".encode()
@@ -57,11 +58,37 @@ def test_a_server_listens_on_ipv6(run: Run) -> None:
     run(subject())
 
 
+def test_a_server_listens_on_several_addresses_unix_sockets_among_them(
+    run: Run, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "llmrelay.sock")
+    listen = (ListenAddress("127.0.0.1", 0), ListenAddress("::1", 0), UnixAddress(path))
+
+    async def subject() -> None:
+        async with serving(listen=listen) as server:
+            four, six, unix = (listener.address for listener in server.listening)
+            assert unix == UnixAddress(path)
+            for address in (four, six):
+                assert isinstance(address, ListenAddress)
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+                writer.write(get("/tcp", "Connection: close"))
+                assert (await reader.read()).endswith(b"/tcp ")
+                writer.close()
+            reader, writer = await asyncio.open_unix_connection(path)
+            # Whatever a client calls it: no page of another site reaches a unix socket.
+            writer.write(b"GET /unix HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).endswith(b"/unix ")
+            writer.close()
+
+    run(subject())
+    assert not Path(path).exists()
+
+
 def test_a_taken_port_is_an_error_that_says_what_to_do(run: Run) -> None:
     async def subject() -> None:
         async with serving() as server:
             with pytest.raises(CannotListen) as caught:
-                await Server(Config(listen=server.address), echo, render_error).start()
+                await Server(Config(listen=(server.address,)), echo, render_error).start()
             assert str(server.address) in caught.value.message
             assert "it is in use" in caught.value.message
             assert "--listen" in caught.value.message
@@ -76,7 +103,7 @@ def test_an_address_of_no_own_is_an_error_that_says_what_to_do(
     run: Run, host: str, reason: str
 ) -> None:
     async def subject() -> None:
-        server = Server(Config(listen=ListenAddress(host, 0)), echo, render_error)
+        server = Server(Config(listen=(ListenAddress(host, 0),)), echo, render_error)
         with pytest.raises(CannotListen, match=reason):
             await server.start()
         await server.drain(0)
@@ -86,7 +113,7 @@ def test_an_address_of_no_own_is_an_error_that_says_what_to_do(
 
 def test_the_guard_takes_any_host_where_others_may_connect(run: Run) -> None:
     async def subject() -> None:
-        server = Server(Config(listen=ListenAddress("0.0.0.0", 0)), echo, render_error)
+        server = Server(Config(listen=(ListenAddress("0.0.0.0", 0),)), echo, render_error)
         await server.start()
         async with Client(server) as client:
             assert (await client.ask(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")).status == 200
@@ -150,13 +177,15 @@ def test_drain_closes_idle_connections_at_once(run: Run) -> None:
 
 def test_drain_closes_a_connection_whose_task_has_not_run_yet(run: Run) -> None:
     class Early(Server):
-        def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            super()._connected(reader, writer)
+        def _connected(
+            self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            super()._connected(listener, reader, writer)
             for connection in self._connections.values():
-                connection.drain()
+                connection.drain(0)
 
     async def subject() -> None:
-        server = Early(Config(listen=ListenAddress("127.0.0.1", 0)), echo, render_error)
+        server = Early(Config(listen=(ListenAddress("127.0.0.1", 0),)), echo, render_error)
         await server.start()
         async with Client(server) as client:
             assert await client.closed() == b""
@@ -285,7 +314,7 @@ def test_a_bug_in_the_rendering_of_errors_ends_one_connection_and_is_logged(
         raise KeyError("x")
 
     async def subject() -> None:
-        config = Config(listen=ListenAddress("127.0.0.1", 0))
+        config = Config(listen=(ListenAddress("127.0.0.1", 0),))
         server = Server(config, echo, render_badly)
         await server.start()
         async with Client(server) as client:
@@ -307,7 +336,7 @@ def test_a_restarted_server_takes_the_same_port(run: Run) -> None:
             address = server.address
             await client.ask(GET)
             await server.drain(0)
-            again = Server(Config(listen=address), echo, render_error)
+            again = Server(Config(listen=(address,)), echo, render_error)
             await again.start()
             assert again.address == address
             await again.drain(0)
@@ -319,7 +348,7 @@ def test_ipv4_sockets_are_not_left_when_a_listener_fails(run: Run) -> None:
     async def subject() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             before = _open_files()
-            config = Config(listen=ListenAddress("127.0.0.1", taken.getsockname()[1]))
+            config = Config(listen=(ListenAddress("127.0.0.1", taken.getsockname()[1]),))
             with pytest.raises(CannotListen):
                 await Server(config, echo, render_error).start()
             assert _open_files() == before

@@ -1,0 +1,293 @@
+"""The sockets that clients connect to: bound, made ready to listen, and given up again.
+
+Binding comes before any runner is started: an address that cannot be had is said at once, and
+whether it is this machine's alone decides who may ask. A socket that is bound and does not listen
+refuses, so no client waits for a runner that may not come.
+
+Two front-ends may hold one address during an upgrade (`reuse_port`): the kernel is told to give new
+connections to the successor, while those that it gave the one that ends are served.
+
+Knows no connection and no task. Used by server.py, which runs an asyncio.Server on each socket.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import CannotListen
+from ..values import Listen, ListenAddress, UnixAddress
+
+_REASONS: Final = {
+    errno.EADDRINUSE: "it is in use: stop the process that holds it, or choose another port",
+    errno.EACCES: "this user may not: choose a port above 1023",
+    errno.EADDRNOTAVAIL: "this machine has no such address: choose one that it has, or 127.0.0.1",
+    errno.EAFNOSUPPORT: "this machine has no such address: choose one that it has, or 127.0.0.1",
+}
+_UNIX_REASONS: Final = {
+    errno.EACCES: "this user may not write into its folder",
+    errno.ENOENT: "its folder is not there",
+    errno.ENOTDIR: "its folder is not there",
+}
+
+# linux/socket.h and linux/filter.h; not in Python's socket module.
+_SO_ATTACH_REUSEPORT_CBPF: Final = 51
+_BPF_RETURN_CONSTANT: Final = 0x06
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listener:
+    """A bound socket.
+
+    Attributes:
+        sock: the socket; non-blocking.
+        address: where clients connect, with the port that the kernel chose.
+        local: only this machine can connect: loopback, or a unix socket.
+        inode: of a unix socket's file that we made; None for all others.
+    """
+
+    sock: socket.socket
+    address: Listen
+    local: bool
+    inode: int | None = None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether a browser on this machine can be made to connect by a page of another site."""
+        return self.local and isinstance(self.address, ListenAddress)
+
+    def has_successor(self) -> bool:
+        """Whether another process listens on the address, too, or has taken it over."""
+        if isinstance(self.address, UnixAddress):
+            return self.inode is not None and self.inode != _inode(self.address.path)
+        return _listeners_on(self.sock) > 1
+
+    def steer_to_successor(self) -> None:
+        """From now on the kernel gives new connections to the successor; what it gave us stays.
+
+        A socket that is closed resets what the kernel has queued on it, so one that still gets
+        connections cannot be closed without a loss. A classic BPF program for all sockets of an
+        address says which of them is chosen, by index in the order of their listen(2); where an
+        index is out of range, as after our end, the kernel chooses by hash as ever (socket(7),
+        SO_ATTACH_REUSEPORT_CBPF; Linux 4.5). Does nothing where that cannot be had, and for a
+        unix socket, whose path leads to the successor already.
+        """
+        if isinstance(self.address, UnixAddress):
+            return
+        newest = _listeners_on(self.sock) - 1
+        program = array.array("Q", struct.pack("=HBBI", _BPF_RETURN_CONSTANT, 0, 0, newest))
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(
+                socket.SOL_SOCKET,
+                _SO_ATTACH_REUSEPORT_CBPF,
+                struct.pack("HP", 1, program.buffer_info()[0]),
+            )
+
+    def close(self) -> None:
+        """Give the address up; a unix socket's file goes with it, if it is still ours."""
+        if self.inode is not None and isinstance(self.address, UnixAddress):
+            with contextlib.suppress(OSError):
+                if _inode(self.address.path) == self.inode:
+                    os.unlink(self.address.path)
+        self.sock.close()
+
+
+def bind(addresses: Iterable[Listen], *, reuse_port: bool, socket_mode: int) -> list[Listener]:
+    """Sockets for all of `addresses`, or for none of them.
+
+    Args:
+        reuse_port: share the address with another front-end of the same user that does so, too.
+        socket_mode: the permissions of a unix socket's file.
+
+    Raises:
+        CannotListen: with what to do about it.
+    """
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            if isinstance(address, UnixAddress):
+                listeners.append(_bind_unix(address, socket_mode, take_over=reuse_port))
+            else:
+                listeners += _bind_tcp(address, reuse_port)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def adopt(sock: socket.socket) -> Listener:
+    """A listening socket that another process has bound: systemd's socket activation.
+
+    Raises:
+        CannotListen: it is no stream socket of TCP or of the unix kind.
+    """
+    sock.setblocking(False)
+    name = sock.getsockname()
+    if sock.type != socket.SOCK_STREAM:
+        raise CannotListen("A socket that was handed in is no stream socket (ListenStream=).")
+    if sock.family == socket.AF_UNIX:
+        return Listener(sock, UnixAddress(_text(name)), local=True)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise CannotListen("A socket that was handed in is neither TCP nor unix.")
+    return _tcp_listener(sock)
+
+
+def cannot_listen(address: Listen, error: OSError) -> CannotListen:
+    """What an operating system's error means for `address`, and what to do about it."""
+    reasons = _REASONS | (_UNIX_REASONS if isinstance(address, UnixAddress) else {})
+    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    if isinstance(error, socket.gaierror):
+        reason = "the name does not resolve: choose an address of this machine"
+    return CannotListen(f"Cannot listen on {address}: {reason} (--listen).")
+
+
+# --- TCP ----------------------------------------------------------------------------------------
+
+
+def _bind_tcp(address: ListenAddress, reuse_port: bool) -> list[Listener]:
+    listeners: list[Listener] = []
+    try:
+        for family, where in _resolve(address):
+            # asyncio sets TCP_NODELAY only where the protocol is said.
+            sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            try:
+                sock.setblocking(False)
+                # Connections of a front-end that has just ended do not hold the port.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if reuse_port:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                if family == socket.AF_INET6:
+                    # `[::]` beside `0.0.0.0`, and no IPv4 address in IPv6's clothes.
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(where)
+            except BaseException:
+                sock.close()
+                raise
+            listeners.append(_tcp_listener(sock))
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        raise cannot_listen(address, error) from error
+    return listeners
+
+
+def _resolve(address: ListenAddress) -> Iterable[tuple[int, Any]]:
+    """Family and socket address of each address that the host's name stands for."""
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return dict.fromkeys((family, where) for family, _, _, _, where in found)
+
+
+def _tcp_listener(sock: socket.socket) -> Listener:
+    host, port, *_ = sock.getsockname()
+    local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    return Listener(sock, ListenAddress(host, port), local)
+
+
+# --- Unix ---------------------------------------------------------------------------------------
+
+
+def _bind_unix(address: UnixAddress, mode: int, *, take_over: bool) -> Listener:
+    """Bound beside its place and renamed into it, so that it is never there with other permissions,
+    and never missing while one front-end takes over from another."""
+    path = Path(address.path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        sock.setblocking(False)
+        if not take_over or not _is_socket(path):
+            _remove_stale(address)
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()  # of a process that was killed here, and whose number is ours now
+        sock.bind(str(beside))
+        beside.chmod(mode)
+        inode = beside.lstat().st_ino
+        beside.rename(path)
+    except OSError as error:
+        sock.close()
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        # The length is bounded by sockaddr_un; Python says so without a number.
+        if error.errno is None:
+            raise CannotListen(f"Cannot listen on {address}: {error} (--listen).") from error
+        raise cannot_listen(address, error) from error
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(sock, address, local=True, inode=inode)
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return None
+
+
+def _is_socket(path: Path) -> bool:
+    return path.exists() and stat.S_ISSOCK(path.lstat().st_mode)
+
+
+def _remove_stale(address: UnixAddress) -> None:
+    """Removes the socket of a front-end that was killed; nothing else.
+
+    Raises:
+        CannotListen: somebody listens there, or it is no socket.
+        OSError: it cannot be looked at.
+    """
+    path = Path(address.path)
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise CannotListen(
+            f"Cannot listen on {address}: there is a file that is no socket; choose another path"
+            " (--listen)."
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # its queue is full: somebody is there
+    raise OSError(errno.EADDRINUSE, "in use")
+
+
+def _text(name: str | bytes) -> str:
+    # An abstract address begins with NUL.
+    return os.fsdecode(name).replace("\0", "@") if isinstance(name, bytes) else name
+
+
+# --- How many listen on an address --------------------------------------------------------------
+
+
+def _listeners_on(sock: socket.socket) -> int:
+    """How many sockets listen on the TCP address of `sock`, itself included; 0 if unknown."""
+    table = "/proc/net/tcp6" if sock.family == socket.AF_INET6 else "/proc/net/tcp"
+    host, port, *_ = sock.getsockname()
+    packed = socket.inet_pton(sock.family, host.partition("%")[0])
+    # Words of the address in the machine's order: proc(5).
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    wanted = "".join(f"{word:08X}" for word in words) + f":{port:04X}"
+    try:
+        with open(table, encoding="ascii") as file:
+            rows = (line.split(None, 4) for line in file)
+            return sum(row[1] == wanted and row[3] == "0A" for row in rows)
+    except OSError:
+        return 0
