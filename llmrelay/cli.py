@@ -51,15 +51,16 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     def announce(addresses: Sequence[Listen]) -> None:
         notifier.ready()
-        where = " and ".join(_url(address) for address in addresses)
+        scheme = "https" if config.tls_cert else "http"
+        where = " and ".join(_url(scheme, address) for address in addresses)
         print(f"llmrelay is ready on {where} (runner {host})", flush=True)  # noqa: T201
 
     _run(serve(config, host, key, announce, notifier, handed_in))
     return 0
 
 
-def _url(address: Listen) -> str:
-    return f"http://{address}" if isinstance(address, ListenAddress) else str(address)
+def _url(scheme: str, address: Listen) -> str:
+    return f"{scheme}://{address}" if isinstance(address, ListenAddress) else str(address)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

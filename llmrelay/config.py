@@ -167,6 +167,30 @@ class Config:
         "Share the addresses with another front-end of this user: an upgrade without a gap.",
         _CLIENTS,
     )
+    tls_cert: Path | None = _option(
+        "--tls-cert",
+        "FILE",
+        Path,
+        None,
+        "Speak TLS on TCP addresses, with the certificate chain in FILE (PEM); re-read on SIGHUP.",
+        _CLIENTS,
+    )
+    tls_key: Path | None = _option(
+        "--tls-key",
+        "FILE",
+        Path,
+        None,
+        "The certificate's private key (PEM), if it is not in --tls-cert's file.",
+        _CLIENTS,
+    )
+    tls_client_ca: Path | None = _option(
+        "--tls-client-ca",
+        "FILE",
+        Path,
+        None,
+        "Mutual TLS: let in only clients with a certificate that those in FILE (PEM) have signed.",
+        _CLIENTS,
+    )
 
     timeout_s: float = _option(
         "--timeout",
@@ -333,6 +357,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.ping_timeout_s <= self.ping_interval_s:
             raise UnusableConfig("--ping-timeout must be longer than --ping-interval.")
+        if self.tls_cert is None and (self.tls_key or self.tls_client_ca):
+            raise UnusableConfig("--tls-key and --tls-client-ca need --tls-cert beside them.")
 
 
 def options() -> list[tuple[dataclasses.Field[Any], Option]]:

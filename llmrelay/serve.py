@@ -2,23 +2,28 @@
 
 Takes the addresses, starts the runner, and listens when it is ready. SIGTERM or Ctrl-C drains: no
 new connections, running answers finish within the limit, the runner ends. A second signal ends at
-once. Knows every part and does none of their work.
+once. SIGHUP reads files again and keeps every connection. Knows every part and does none of their
+work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
+import termios
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from runner_payload.process import allow_descriptors, forbid_core_dumps
 
 from .api.errors import render_error
 from .config import Config
-from .errors import ConnectError
+from .errors import ConnectError, UnusableConfig
+from .http import tls
 from .http.server import Server
 from .routes import Routes
 from .runners.pool import Pool
@@ -63,6 +68,7 @@ class FrontEnd:
         self._pool = Pool(self._runner, config)
         self._routes = Routes(self._pool, config)
         self._server = Server(config, self._routes, render_error, handed_in)
+        self._load()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Sequence[Listen]], None]) -> None:
         """Serves until `stop` is set, and drains.
@@ -94,6 +100,30 @@ class FrontEnd:
         except* ConnectError as errors:
             raise errors.exceptions[0] from None
 
+    def _load(self) -> list[Path]:
+        """Reads what SIGHUP reads again; returns the files.
+
+        Raises:
+            UnusableConfig: one of them cannot be used; then all is as it was.
+        """
+        config = self._config
+        if config.tls_cert is None:
+            return []
+        self._server.encryption = tls.make_context(
+            config.tls_cert, config.tls_key, config.tls_client_ca
+        )
+        files = (config.tls_cert, config.tls_key, config.tls_client_ca)
+        return [file for file in files if file is not None]
+
+    def reload(self) -> None:
+        """Takes up what was renewed since; what cannot be used is logged, and changes nothing."""
+        try:
+            files = self._load()
+        except UnusableConfig as error:
+            logger.error("nothing is reloaded: %s", error.message.rstrip("."))
+            return
+        logger.info("reloaded: %s", ", ".join(map(str, files)) or "there is nothing to reload")
+
     def _warn_if_open_to_others(self) -> None:
         for listener in self._server.listening:
             if not listener.local:
@@ -121,6 +151,15 @@ class FrontEnd:
             async with asyncio.timeout(RUNNER_END_S):
                 await self._runner.stop()
         logger.info("drained")
+
+
+def _terminal_is_gone() -> bool:
+    """Whether SIGHUP came because the terminal that we were started on was closed."""
+    try:
+        termios.tcgetattr(0)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False
 
 
 async def serve(
@@ -157,15 +196,26 @@ async def serve(
             fatal = EndedBySignal(number)
             task.cancel()
 
+    front_end = FrontEnd(config, host, key, handed_in)
+
+    def on_hangup() -> None:
+        if _terminal_is_gone():
+            on_signal(signal.SIGHUP)
+        elif serving:
+            notifier.reloading()
+            front_end.reload()
+            notifier.ready()
+
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     try:
-        await FrontEnd(config, host, key, handed_in).run(stop, serving_now)
+        await front_end.run(stop, serving_now)
     except asyncio.CancelledError:
         if fatal is not None:
             raise fatal from None
         raise
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

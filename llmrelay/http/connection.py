@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import math
 import re
-from collections.abc import Callable, Coroutine
+import ssl
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ..config import Config
 from ..errors import RelayError
-from . import guard, outgoing
+from ..peer_text import one_line
+from . import guard, outgoing, tls
 from .events import Headers, Request
 from .exchange import Exchange, Handler, new_request_id
 from .incoming import Incoming
@@ -61,6 +64,7 @@ class Connection:
 
     Args:
         loopback: whether the listener takes connections of this machine alone.
+        encryption: the TLS that is begun before the first request; None for a plain connection.
     """
 
     def __init__(
@@ -72,11 +76,11 @@ class Connection:
         render_error: RenderError,
         *,
         loopback: bool,
+        encryption: ssl.SSLContext | None = None,
     ) -> None:
-        self._writer = writer
-        self._transport = writer.transport
-        self._transport.set_write_buffer_limits(high=outgoing.HIGH_WATER_BYTES)
-        self._incoming = Incoming(reader, config)
+        self._handshake = tls.Handshake(writer, encryption) if encryption else None
+        self._incoming = Incoming(config)
+        self._talk_over(reader, writer)
         self._config = config
         self._handler = handler
         self._render_error = render_error
@@ -87,13 +91,19 @@ class Connection:
         self._draining = False
         self._peer = _peer_name(self._transport)
 
+    def _talk_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._incoming.reader = reader
+        self._writer = writer
+        self._transport = writer.transport
+        self._transport.set_write_buffer_limits(high=outgoing.HIGH_WATER_BYTES)
+
     async def run(self) -> None:
         """Serve the connection until it ends; cancel to cut it off."""
-        await self._until_closed(self._serve())
+        await self._until_closed(self._serve)
 
     async def turn_away(self, error: RelayError) -> None:
         """Answer with `error` before anything was asked, and close."""
-        await self._until_closed(self._refuse(error))
+        await self._until_closed(functools.partial(self._refuse, error))
 
     def drain(self, idle_grace_s: float) -> None:
         """Close if no request begins to come within `idle_grace_s` seconds; else after its answer.
@@ -103,17 +113,32 @@ class Connection:
         """
         self._draining = True
         self._incoming.wait_at_most(idle_grace_s)
+        if self._handshake is not None:
+            self._handshake.limit(idle_grace_s)
         if self._exchange is not None and not self._exchange.started:
             self._exchange.keep_alive = False
 
-    async def _until_closed(self, serving: Coroutine[None, None, None]) -> None:
+    async def _until_closed(self, serving: Callable[[], Awaitable[None]]) -> None:
         try:
-            await serving
+            await self._encrypt()
+            await serving()
         except OSError:
             pass  # the client reset the connection: there is nobody to tell
         finally:
             outgoing.close(self._transport)
             await asyncio.wait({self._until_lost()})
+
+    async def _encrypt(self) -> None:
+        """The TLS handshake, if there is one to make; an OSError that it raises ends it all."""
+        if self._handshake is None:
+            return
+        try:
+            streams = await self._handshake.run(self._config.head_timeout_s)
+        except OSError as error:
+            logger.info("%s: no TLS handshake: %s", self._peer, one_line(tls.reason(error)))
+            raise
+        self._lost = None  # the plain connection was, but its socket is not
+        self._talk_over(*streams)
 
     async def _serve(self) -> None:
         while True:
@@ -124,6 +149,8 @@ class Connection:
                 return
             if request is None:
                 await self._flush()
+                if not self._transport.can_write_eof():
+                    await self._close_tls(tls.CLOSE_S)
                 return
             if not await self._answer(request):
                 await self._hang_up()
@@ -139,11 +166,21 @@ class Connection:
 
     async def _hang_up(self) -> None:
         """Close so that the client can read all that was written (RFC 9112, section 9.6)."""
-        if self._transport.is_closing():
+        if self._transport.is_closing() or not await self._flush():
             return
-        if await self._flush():
+        if self._transport.can_write_eof():
             self._transport.write_eof()
             await self._incoming.linger()
+        else:
+            # TLS has no half-close with asyncio: who is still sending gets time to read before.
+            if not self._incoming.all_read:
+                await self._incoming.linger()
+            await self._close_tls(self._config.keep_alive_s)
+
+    async def _close_tls(self, limit_s: float) -> None:
+        """Put close_notify behind all that was written, and wait for the client's."""
+        self._transport.close()
+        await asyncio.wait({self._until_lost()}, timeout=limit_s)
 
     async def _flush(self) -> bool:
         """Whether the client took all. One that does not read gets the time of an idle one."""
@@ -154,6 +191,8 @@ class Connection:
     def _open_exchange(self, request: Request) -> Exchange:
         exchange = Exchange(request, new_request_id(), self._incoming, self._writer)
         exchange.keep_alive = request.keep_alive and not self._draining
+        if (name := tls.client_name(self._writer)) is not None:
+            exchange.log_fields["certificate"] = name
         return exchange
 
     async def _answer(self, request: Request) -> bool:

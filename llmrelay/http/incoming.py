@@ -35,11 +35,12 @@ class Incoming:
     """The reading side of one connection.
 
     Attributes:
+        reader: where the bytes come from; to be set before they are waited for.
         ended: the client has sent its last byte; it may still read.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, config: Config) -> None:
-        self._reader = reader
+    def __init__(self, config: Config) -> None:
+        self.reader: asyncio.StreamReader
         self._config = config
         self._parser = RequestParser(
             config.max_head_bytes, config.max_headers, config.max_body_bytes
@@ -72,7 +73,11 @@ class Incoming:
         except TimeoutError:
             if self._idle_limit is not None:
                 return None
+            self._broken = True
             raise RequestTimeout("The request's head did not arrive in time.") from None
+        except RelayError:
+            self._broken = True
+            raise
         finally:
             self._idle_limit = None
         if request is not None:
@@ -154,6 +159,11 @@ class Incoming:
             return False
         return self._unread is None or self._unread <= DISCARD_BYTES
 
+    @property
+    def all_read(self) -> bool:
+        """Whether nothing more is known to come: no rest of a request, and no further one."""
+        return self.ended or (self._unread == 0 and not self._broken and not self._parser.buffered)
+
     async def discard_body(self) -> bool:
         """Read what is left of the body, after the handler has ended, if it is little.
 
@@ -193,7 +203,7 @@ class Incoming:
         try:
             async with asyncio.timeout(LINGER_S):
                 while left > 0 and not self.ended:
-                    data = await self._reader.read(READ_BYTES)
+                    data = await self.reader.read(READ_BYTES)
                     self.ended = not data
                     left -= len(data)
         except TimeoutError:
@@ -219,7 +229,7 @@ class Incoming:
         return event
 
     async def _receive(self) -> None:
-        data = await self._reader.read(READ_BYTES)
+        data = await self.reader.read(READ_BYTES)
         if data:
             self._parser.feed(data)
         else:

@@ -45,7 +45,7 @@ _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _BPF_RETURN_CONSTANT: Final = 0x06
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Listener:
     """A bound socket.
 
@@ -53,12 +53,16 @@ class Listener:
         sock: the socket; non-blocking.
         address: where clients connect, with the port that the kernel chose.
         local: only this machine can connect: loopback, or a unix socket.
+        handed_in: another process has bound it, and keeps it when we have gone.
+        file: a unix socket's file while it is not in its place yet.
         inode: of a unix socket's file that we made; None for all others.
     """
 
     sock: socket.socket
     address: Listen
     local: bool
+    handed_in: bool = False
+    file: Path | None = None
     inode: int | None = None
 
     @property
@@ -66,10 +70,26 @@ class Listener:
         """Whether a browser on this machine can be made to connect by a page of another site."""
         return self.local and isinstance(self.address, ListenAddress)
 
+    def publish(self) -> None:
+        """To be called once the socket listens: puts a unix socket's file into its place.
+
+        What was there, the socket of another front-end whose place this one takes, is replaced
+        without a moment in which nobody listens.
+
+        Raises:
+            OSError: its folder has gone meanwhile.
+        """
+        if self.file is not None and isinstance(self.address, UnixAddress):
+            self.file.rename(self.address.path)
+            self.file = None
+
     def has_successor(self) -> bool:
-        """Whether another process listens on the address, too, or has taken it over."""
+        """Whether another process listens on the address, too, or has it, or will have it."""
+        if self.handed_in:
+            return True
         if isinstance(self.address, UnixAddress):
-            return self.inode is not None and self.inode != _inode(self.address.path)
+            ours = self.inode is not None and self.file is None
+            return ours and self.inode != _inode(self.address.path)
         return _listeners_on(self.sock) > 1
 
     def steer_to_successor(self) -> None:
@@ -82,7 +102,7 @@ class Listener:
         SO_ATTACH_REUSEPORT_CBPF; Linux 4.5). Does nothing where that cannot be had, and for a
         unix socket, whose path leads to the successor already.
         """
-        if isinstance(self.address, UnixAddress):
+        if self.handed_in or isinstance(self.address, UnixAddress):
             return
         newest = _listeners_on(self.sock) - 1
         program = array.array("Q", struct.pack("=HBBI", _BPF_RETURN_CONSTANT, 0, 0, newest))
@@ -97,7 +117,9 @@ class Listener:
         """Give the address up; a unix socket's file goes with it, if it is still ours."""
         if self.inode is not None and isinstance(self.address, UnixAddress):
             with contextlib.suppress(OSError):
-                if _inode(self.address.path) == self.inode:
+                if self.file is not None:
+                    self.file.unlink()
+                elif _inode(self.address.path) == self.inode:
                     os.unlink(self.address.path)
         self.sock.close()
 
@@ -137,10 +159,10 @@ def adopt(sock: socket.socket) -> Listener:
     if sock.type != socket.SOCK_STREAM:
         raise CannotListen("A socket that was handed in is no stream socket (ListenStream=).")
     if sock.family == socket.AF_UNIX:
-        return Listener(sock, UnixAddress(_text(name)), local=True)
+        return Listener(sock, UnixAddress(_text(name)), local=True, handed_in=True)
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         raise CannotListen("A socket that was handed in is neither TCP nor unix.")
-    return _tcp_listener(sock)
+    return _tcp_listener(sock, handed_in=True)
 
 
 def cannot_listen(address: Listen, error: OSError) -> CannotListen:
@@ -190,18 +212,17 @@ def _resolve(address: ListenAddress) -> Iterable[tuple[int, Any]]:
     return dict.fromkeys((family, where) for family, _, _, _, where in found)
 
 
-def _tcp_listener(sock: socket.socket) -> Listener:
+def _tcp_listener(sock: socket.socket, *, handed_in: bool = False) -> Listener:
     host, port, *_ = sock.getsockname()
     local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    return Listener(sock, ListenAddress(host, port), local)
+    return Listener(sock, ListenAddress(host, port), local, handed_in)
 
 
 # --- Unix ---------------------------------------------------------------------------------------
 
 
 def _bind_unix(address: UnixAddress, mode: int, *, take_over: bool) -> Listener:
-    """Bound beside its place and renamed into it, so that it is never there with other permissions,
-    and never missing while one front-end takes over from another."""
+    """Bound beside its place, so that it is never there with other permissions: see publish()."""
     path = Path(address.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -214,7 +235,6 @@ def _bind_unix(address: UnixAddress, mode: int, *, take_over: bool) -> Listener:
         sock.bind(str(beside))
         beside.chmod(mode)
         inode = beside.lstat().st_ino
-        beside.rename(path)
     except OSError as error:
         sock.close()
         with contextlib.suppress(OSError):
@@ -226,7 +246,7 @@ def _bind_unix(address: UnixAddress, mode: int, *, take_over: bool) -> Listener:
     except BaseException:
         sock.close()
         raise
-    return Listener(sock, address, local=True, inode=inode)
+    return Listener(sock, address, local=True, file=beside, inode=inode)
 
 
 def _inode(path: str) -> int | None:

@@ -29,7 +29,8 @@ async def flush(writer: asyncio.StreamWriter, limit_s: float) -> bool:
         OSError: the connection is lost.
     """
     transport = writer.transport
-    transport.set_write_buffer_limits(high=0)
+    # A TLS transport holds none at all to be above 0.
+    transport.set_write_buffer_limits(high=0 if transport.can_write_eof() else 1)
     try:
         async with asyncio.timeout(limit_s):
             await writer.drain()

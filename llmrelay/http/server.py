@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Final
 
@@ -45,6 +46,9 @@ class Server:
         handler: answers one exchange; a RelayError that it raises becomes the answer.
         render_error: how an error looks to its client; the request is None if it was unreadable.
         handed_in: listening sockets that another process has bound; they are closed in the end.
+
+    Attributes:
+        encryption: the TLS of TCP connections from the next one on; None if they are plain.
     """
 
     def __init__(
@@ -54,12 +58,13 @@ class Server:
         render_error: RenderError,
         handed_in: Sequence[socket.socket] = (),
     ) -> None:
+        self.encryption: ssl.SSLContext | None = None
         self._config = config
         self._handler = handler
         self._render_error = render_error
         self._handed_in = handed_in
         self._listeners: list[Listener] = []
-        self._accepting: list[asyncio.Server] = []
+        self._accepting: dict[Listener, asyncio.Server] = {}
         self._draining = False
         self._aborted = asyncio.Event()
         self._idle_grace_s = 0.0
@@ -92,7 +97,8 @@ class Server:
             self.bind()
         for listener in self._listeners:
             try:
-                self._accepting.append(await self._accept(listener))
+                self._accepting[listener] = await self._accept(listener)
+                listener.publish()
             except OSError as error:
                 self._close_listeners()
                 raise listeners.cannot_listen(listener.address, error) from error
@@ -107,7 +113,7 @@ class Server:
 
     def _close_listeners(self) -> None:
         """Take no more connections; a second time it does nothing."""
-        for accepting in self._accepting:
+        for accepting in self._accepting.values():
             accepting.close()
         for listener in self._listeners:
             listener.close()
@@ -146,13 +152,12 @@ class Server:
         self._close_listeners()
         for connection in self._connections.values():
             connection.drain(0)
-        if tasks := self._tasks():
-            left_s = begun_s + timeout_s - asyncio.get_running_loop().time()
-            await asyncio.wait(tasks, timeout=max(0, left_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(begun_s + timeout_s):
+                await self._all_ended()
         self.abort()
-        if tasks := self._tasks():
-            await asyncio.wait(tasks)
-        for accepting in self._accepting:
+        await self._all_ended()
+        for accepting in self._accepting.values():
             await accepting.wait_closed()
 
     async def _hand_over(self, timeout_s: float) -> None:
@@ -167,6 +172,8 @@ class Server:
         self._idle_grace_s = HANDOVER_S
         for listener in successors:
             listener.steer_to_successor()
+            if listener.handed_in:  # what comes now waits in the kernel's queue
+                self._accepting[listener].close()
         for connection in self._connections.values():
             connection.drain(self._idle_grace_s)
         with contextlib.suppress(TimeoutError):
@@ -181,6 +188,11 @@ class Server:
         for task in self._tasks():
             task.cancel()
 
+    async def _all_ended(self) -> None:
+        # asyncio may be about to tell of one that it has taken before.
+        while tasks := self._tasks():
+            await asyncio.wait(tasks)
+
     def _tasks(self) -> set[asyncio.Task[None]]:
         return self._turned_away.union(self._connections)
 
@@ -188,8 +200,9 @@ class Server:
         self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Not a coroutine function: asyncio would make a task of it that nobody owns."""
+        encryption = self.encryption if isinstance(listener.address, ListenAddress) else None
         full = len(self._connections) >= self._config.max_connections
-        if not self._listeners or (full and len(self._turned_away) >= MAX_TURNED_AWAY):
+        if self._aborted.is_set() or (full and len(self._turned_away) >= MAX_TURNED_AWAY):
             writer.transport.abort()
             return
         connection = Connection(
@@ -199,6 +212,7 @@ class Server:
             self._handler,
             self._render_error,
             loopback=listener.loopback,
+            encryption=encryption,
         )
         if self._draining:
             connection.drain(self._idle_grace_s)

@@ -20,6 +20,13 @@ def bind(*addresses: Listen, reuse_port: bool = False, mode: int = 0o600) -> lis
     return listeners.bind(addresses, reuse_port=reuse_port, socket_mode=mode)
 
 
+def listening(path: UnixAddress, backlog: int = 16) -> Listener:
+    [listener] = bind(path)
+    listener.sock.listen(backlog)
+    listener.publish()
+    return listener
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[UnixAddress]:
     yield UnixAddress(str(tmp_path / "llmrelay.sock"))
@@ -135,27 +142,27 @@ def test_a_unix_socket_has_its_mode_whatever_the_umask_and_goes_with_its_front_e
         [listener] = bind(path, mode=mode)
     finally:
         os.umask(before)
+    assert not os.path.exists(path.path)
+    listener.sock.listen()
+    listener.publish()
     found = os.stat(path.path).st_mode
     assert stat.S_ISSOCK(found)
     assert stat.S_IMODE(found) == mode
     assert (listener.local, listener.loopback) == (True, False)
-    listener.sock.listen()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path.path)
     listener.close()
 
 
 def test_the_socket_of_a_killed_front_end_is_replaced(path: UnixAddress) -> None:
-    [killed] = bind(path)
-    killed.sock.listen()
+    killed = listening(path)
     killed.sock.close()
     [listener] = bind(path)
     listener.close()
 
 
 def test_the_socket_of_a_living_front_end_is_not(path: UnixAddress) -> None:
-    [living] = bind(path)
-    living.sock.listen(0)
+    living = listening(path, backlog=0)
     for _ in range(3):  # a full queue is no sign of death
         with pytest.raises(CannotListen, match="it is in use"):
             bind(path)
@@ -183,13 +190,14 @@ def test_a_place_for_no_socket_is_an_error_that_says_why(
 
 
 def test_with_reuse_port_a_successor_takes_the_path_over_without_a_gap(path: UnixAddress) -> None:
-    [one] = bind(path, reuse_port=True)
-    one.sock.listen()
+    one = listening(path)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path.path)
         assert not one.has_successor()
         [two] = bind(path, reuse_port=True)
+        assert not one.has_successor()
         two.sock.listen()
+        two.publish()
         assert one.has_successor()
         one.steer_to_successor()
         assert accepted(one) == 1

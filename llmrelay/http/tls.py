@@ -1,0 +1,130 @@
+"""TLS on the clients' side: certificates to a context, and the handshake on one connection.
+
+The context is made anew when certificates are renewed, and replaces the old one as a whole;
+connections keep the one that they began with. The handshake is made in the connection's own task,
+not by the listener: one that stalls counts among the connections, like a slow head.
+
+Versions and ciphers are those of Python's standard library: TLS 1.2 and up. Knows no HTTP beyond
+its name in ALPN. Used by server.py and connection.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+from typing import Final
+
+from ..errors import UnusableConfig
+
+# How long the end of an idle connection waits for the client's own (RFC 8446, section 6.1).
+CLOSE_S: Final = 2.0
+# asyncio's limit for what is still to be sent in the end; connection.py has limits of its own.
+NO_LIMIT_S: Final = 3600.0
+
+
+def make_context(cert: Path, key: Path | None, client_ca: Path | None) -> ssl.SSLContext:
+    """A server's context.
+
+    Args:
+        cert: PEM: our certificate, then those between it and the root.
+        key: PEM, unencrypted; None if it is in `cert`.
+        client_ca: PEM: whoever connects has to show a certificate that these have signed.
+
+    Raises:
+        UnusableConfig: a file cannot be read or used; names it, and never what is in it.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # A terminal may be there, but nobody would answer on SIGHUP.
+        context.load_cert_chain(cert.expanduser(), key and key.expanduser(), password=_no_password)
+    except (OSError, ValueError) as error:
+        files = f"--tls-cert {cert}" + (f" with --tls-key {key}" if key else "")
+        raise UnusableConfig(f"{files} cannot be used: {reason(error)}.") from error
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca.expanduser())
+        except (OSError, ValueError) as error:
+            raise UnusableConfig(
+                f"--tls-client-ca {client_ca} cannot be used: {reason(error)}."
+            ) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+        # Whoever resumes a session is not asked again; with a renewed CA that has to be seen.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
+    return context
+
+
+class Handshake:
+    """TLS on a connection that was made just now, before a byte of it was read; server side.
+
+    A server's own transport may begin to read before anybody could begin a handshake on it, so the
+    socket is taken from it and gets another.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._sock: socket.socket = writer.get_extra_info("socket").dup()
+        self._sock.setblocking(False)
+        self._deadline: asyncio.Timeout | None = None
+        writer.transport.abort()
+
+    async def run(self, limit_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Make it, within `limit_s` seconds; the connection is closed if it fails.
+
+        Raises:
+            OSError: the client broke it off, was too slow, or speaks something else (ssl.SSLError).
+        """
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            async with asyncio.timeout(limit_s) as self._deadline:
+                transport, _ = await loop.connect_accepted_socket(
+                    lambda: protocol,
+                    self._sock,
+                    ssl=self._context,
+                    ssl_handshake_timeout=limit_s,
+                    ssl_shutdown_timeout=NO_LIMIT_S,
+                )
+        except BaseException:
+            self._sock.close()
+            raise
+        finally:
+            self._deadline = None
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    def limit(self, limit_s: float) -> None:
+        """Let it go on for `limit_s` seconds at most from now on."""
+        if self._deadline is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time() + limit_s)
+
+
+def client_name(writer: asyncio.StreamWriter) -> str | None:
+    """The common name in the client's certificate, for the log; None if it showed none."""
+    certificate = writer.get_extra_info("peercert") or {}
+    for attributes in certificate.get("subject", ()):
+        for name, value in attributes:
+            if name == "commonName":
+                return str(value)
+    return None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; store it unencrypted, readable by this user alone")
+
+
+def reason(error: Exception) -> str:
+    """An exception of this file in words."""
+    if isinstance(error, ssl.SSLError):
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return "the key is not the certificate's"
+        # OpenSSL's own, as PEER_DID_NOT_RETURN_A_CERTIFICATE; of a file that is no PEM it has none.
+        return (error.reason or "no certificate or no key is in it").replace("_", " ").lower()
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or "it was broken off"
