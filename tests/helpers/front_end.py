@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent.parent
 KEY = f"sk-llmrelay-test-{secrets.token_hex(8)}"
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0
-READY = re.compile(r"llmrelay is ready on (http://(\S+):(\d+)) \(runner (.+)\)\n")
+READY = re.compile(r"llmrelay is ready on (https?://(\S+):(\d+))(.*) \(runner (.+)\)\n")
 
 
 def runner_options(server: OpenSSHServer) -> list[str]:
@@ -52,21 +52,28 @@ class FrontEndProcess:
     """`with FrontEndProcess(options) as front_end:` is a front-end that is ready.
 
     Args:
-        options: `serve`'s; the port is a free one.
+        options: `serve`'s.
+        listen: options for where to listen; by default a free port of 127.0.0.1.
         env: added to an environment with OPENAI_API_KEY and without anything else of that kind.
     """
 
-    def __init__(self, options: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        self.command = [sys.executable, "-m", "llmrelay", "serve", "--port", "0", *options]
+    def __init__(
+        self,
+        options: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        listen: Sequence[str] = ("--port", "0"),
+    ) -> None:
+        self.command = [sys.executable, "-m", "llmrelay", "serve", *listen, *options]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI")}
         self.env = clean | {"OPENAI_API_KEY": KEY} | dict(env or {})
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
 
-    def start(self) -> None:
+    def start(self, pass_fds: Sequence[int] = ()) -> None:
         """Starts the process without waiting for it."""
         self.process = subprocess.Popen(
             self.command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=self.env,
-            cwd=ROOT, stdin=subprocess.DEVNULL,
+            cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=pass_fds,
         )  # fmt: skip
         self.pid = self.process.pid
 
@@ -77,7 +84,7 @@ class FrontEndProcess:
         line = self.process.stdout.readline() if ready else ""
         match = READY.fullmatch(line)
         assert match, f"not ready: {line!r}\n{self.log}"
-        self.url, self.host, port, self.runner = match.groups()
+        self.url, self.host, port, _, self.runner = match.groups()
         self.port = int(port)
 
     def __enter__(self) -> Self:
