@@ -12,6 +12,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+# RFC 5280, section 4.2.1.3; Python 3.13 asks for it.
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -30,8 +43,8 @@ class Authority:
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.cert = folder / f"{name}.pem"
-        self._made = self._sign(name, self._key, [x509.BasicConstraints(ca=True, path_length=0)])
-        self.cert.write_bytes(self._made.public_bytes(serialization.Encoding.PEM))
+        made = self._sign(name, self._key, [x509.BasicConstraints(ca=True, path_length=0), _SIGNS])
+        self.cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str) -> Certificate:
         """A certificate for localhost and 127.0.0.1, whose subject is `name`; overwrites."""
@@ -66,5 +79,6 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority), False)
         )
         for extension in extensions:
-            builder = builder.add_extension(extension, isinstance(extension, x509.BasicConstraints))
+            critical = not isinstance(extension, x509.SubjectAlternativeName)
+            builder = builder.add_extension(extension, critical)
         return builder.sign(self._key, hashes.SHA256())
