@@ -2,7 +2,8 @@
 
 One frozen Config is made at start and handed to whoever needs it; nobody else reads argv or the
 environment. The command line (cli.py) and docs/options.md are both generated from the fields below,
-so an option cannot be in one and not in the other.
+so an option cannot be in one and not in the other. Those of the clients' side stand in
+client_options.py.
 
 Knows no HTTP, no SSH and no asyncio. Units are in the names: `_s` seconds, `_bytes` bytes.
 """
@@ -14,22 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .client_options import CLIENTS, ClientOptions
 from .errors import UnusableConfig
-from .option import Option, switch
+from .option import Option
 from .option import option as _option
 from .values import (
     KIB,
     MIB,
     HostAddress,
-    Listen,
-    ListenAddress,
     count,
     duration,
     number,
     one_of,
     parse_host,
-    parse_listen,
-    parse_mode,
     parse_model,
     parse_url,
     size,
@@ -37,13 +35,14 @@ from .values import (
 
 _RUNNER = "Runner"
 _MODEL = "Model"
-_CLIENTS = "Clients"
 _LIMITS = "Limits"
 _LOG = "Log"
+# The order in which they are shown.
+_GROUPS = [_RUNNER, _MODEL, CLIENTS, _LIMITS, _LOG]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(ClientOptions):
     """All settings of one front-end process. Defaults are those of the command line."""
 
     runner: HostAddress | None = _option(
@@ -142,54 +141,6 @@ class Config:
         None,
         "Nucleus sampling; else upstream's own.",
         _MODEL,
-    )
-
-    listen: tuple[Listen, ...] = _option(
-        "--listen",
-        "HOST:PORT|unix:PATH",
-        parse_listen,
-        (ListenAddress("127.0.0.1", 8080),),
-        "Where clients connect; port 0 takes a free one. Sockets of systemd's take the default's"
-        " place.",
-        _CLIENTS,
-        repeated=True,
-    )
-    socket_mode: int = _option(
-        "--socket-mode",
-        "MODE",
-        parse_mode,
-        0o600,
-        "Permissions of a unix socket's file, octal: by default it is this user's alone.",
-        _CLIENTS,
-    )
-    reuse_port: bool = switch(
-        "--reuse-port",
-        "Share the addresses with another front-end of this user: an upgrade without a gap.",
-        _CLIENTS,
-    )
-    tls_cert: Path | None = _option(
-        "--tls-cert",
-        "FILE",
-        Path,
-        None,
-        "Speak TLS on TCP addresses, with the certificate chain in FILE (PEM); re-read on SIGHUP.",
-        _CLIENTS,
-    )
-    tls_key: Path | None = _option(
-        "--tls-key",
-        "FILE",
-        Path,
-        None,
-        "The certificate's private key (PEM), if it is not in --tls-cert's file.",
-        _CLIENTS,
-    )
-    tls_client_ca: Path | None = _option(
-        "--tls-client-ca",
-        "FILE",
-        Path,
-        None,
-        "Mutual TLS: let in only clients with a certificate that those in FILE (PEM) have signed.",
-        _CLIENTS,
     )
 
     timeout_s: float = _option(
@@ -362,5 +313,6 @@ class Config:
 
 
 def options() -> list[tuple[dataclasses.Field[Any], Option]]:
-    """Config's fields with their options, in the order of declaration."""
-    return [(f, f.metadata["option"]) for f in dataclasses.fields(Config)]
+    """Config's fields with their options, group by group, each in the order of declaration."""
+    declared = [(f, f.metadata["option"]) for f in dataclasses.fields(Config)]
+    return sorted(declared, key=lambda each: _GROUPS.index(each[1].group))

@@ -33,6 +33,7 @@ FORBIDDEN = {
     "llmrelay/runners/": ["llmrelay.http", "llmrelay.api", "llmrelay.relay", "llmrelay.serve"],
     "llmrelay/api/": ["asyncio", "llmrelay.runners", "llmrelay.relay", "llmrelay.http.server"],
     "llmrelay/config.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
+    "llmrelay/client_options.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
     "llmrelay/errors.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
     "llmrelay/http/http11.py": ["asyncio", "socket", "time", "logging"],
     "llmrelay/http/events.py": ["asyncio", "socket", "time", "logging"],

@@ -1,0 +1,67 @@
+"""The options of the clients' side: where they connect, and who may ask.
+
+A part of Config, by inheritance, in a file of its own: config.py says what holds for every option.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .option import option, switch
+from .values import Listen, ListenAddress, parse_listen, parse_mode
+
+CLIENTS = "Clients"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """Where clients connect, and who may ask."""
+
+    listen: tuple[Listen, ...] = option(
+        "--listen",
+        "HOST:PORT|unix:PATH",
+        parse_listen,
+        (ListenAddress("127.0.0.1", 8080),),
+        "Where clients connect; port 0 takes a free one. Sockets of systemd's take the default's"
+        " place.",
+        CLIENTS,
+        repeated=True,
+    )
+    socket_mode: int = option(
+        "--socket-mode",
+        "MODE",
+        parse_mode,
+        0o600,
+        "Permissions of a unix socket's file, octal: by default it is this user's alone.",
+        CLIENTS,
+    )
+    reuse_port: bool = switch(
+        "--reuse-port",
+        "Share the addresses with another front-end of this user: an upgrade without a gap.",
+        CLIENTS,
+    )
+    tls_cert: Path | None = option(
+        "--tls-cert",
+        "FILE",
+        Path,
+        None,
+        "Speak TLS on TCP addresses, with the certificate chain in FILE (PEM); re-read on SIGHUP.",
+        CLIENTS,
+    )
+    tls_key: Path | None = option(
+        "--tls-key",
+        "FILE",
+        Path,
+        None,
+        "The certificate's private key (PEM), if it is not in --tls-cert's file.",
+        CLIENTS,
+    )
+    tls_client_ca: Path | None = option(
+        "--tls-client-ca",
+        "FILE",
+        Path,
+        None,
+        "Mutual TLS: let in only clients with a certificate that those in FILE (PEM) have signed.",
+        CLIENTS,
+    )
