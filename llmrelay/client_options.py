@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .option import option, switch
-from .values import Listen, ListenAddress, parse_listen, parse_mode
+from .values import (
+    AllowedHost,
+    Listen,
+    ListenAddress,
+    parse_allowed_host,
+    parse_listen,
+    parse_mode,
+    parse_origin,
+)
 
 CLIENTS = "Clients"
 
@@ -64,4 +72,35 @@ class ClientOptions:
         None,
         "Mutual TLS: let in only clients with a certificate that those in FILE (PEM) have signed.",
         CLIENTS,
+    )
+    auth_tokens: Path | None = option(
+        "--auth-tokens",
+        "FILE",
+        Path,
+        None,
+        "Answer requests with a token of FILE alone (docs/access.md); SIGHUP reads it again.",
+        CLIENTS,
+    )
+    allow_anonymous: bool = switch(
+        "--allow-anonymous",
+        "Listen for other machines without asking for tokens: whoever gets through may ask.",
+        CLIENTS,
+    )
+    allowed_hosts: tuple[AllowedHost, ...] = option(
+        "--allowed-host",
+        "HOST[:PORT]",
+        parse_allowed_host,
+        (),
+        "A name that requests may be for; on loopback its own names may always be.",
+        CLIENTS,
+        repeated=True,
+    )
+    cors_origins: tuple[str, ...] = option(
+        "--cors-origin",
+        "ORIGIN",
+        parse_origin,
+        (),
+        "An origin whose web pages may ask, * for any; else pages of this server alone.",
+        CLIENTS,
+        repeated=True,
     )

@@ -21,6 +21,7 @@ class RelayError(Exception):
         message: one sentence for a person; never holds a key or a prompt.
         retry_after_s: seconds that the client should wait, for Retry-After.
         allow: methods for the Allow header (405 only; RFC 9110, section 10.2.1).
+        challenge: for WWW-Authenticate: what to ask with (RFC 9110, section 11.6.1).
     """
 
     status: ClassVar[int] = 500
@@ -32,11 +33,13 @@ class RelayError(Exception):
         *,
         retry_after_s: float | None = None,
         allow: tuple[str, ...] = (),
+        challenge: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
         self.allow = allow
+        self.challenge = challenge
 
 
 # --- What a client sent -------------------------------------------------------------------------
@@ -46,6 +49,12 @@ class BadRequest(RelayError):
     """The request is malformed, or a parameter is not what it must be."""
 
     status, code = 400, "bad_request"
+
+
+class Unauthorized(RelayError):
+    """No token, or one that is not known; WWW-Authenticate says which (RFC 6750, section 3)."""
+
+    status, code = 401, "unauthorized"
 
 
 class Forbidden(RelayError):
@@ -112,6 +121,12 @@ class MisdirectedRequest(RelayError):
     """Host names a machine that this one is not."""
 
     status, code = 421, "misdirected_request"
+
+
+class RateLimited(RelayError):
+    """The token's calls at once or requests per minute are used up; with Retry-After."""
+
+    status, code = 429, "rate_limited"
 
 
 class HeadTooLarge(RelayError):

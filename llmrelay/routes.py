@@ -12,6 +12,9 @@ from .http.exchange import Exchange, Handler
 from .relay import relay_chat
 from .runners.pool import Pool
 
+# Load balancers and supervisors ask these, and have no token.
+OPEN_PATHS = ("/healthz",)
+
 
 class Routes:
     """The handler of every exchange."""
@@ -54,5 +57,6 @@ class Routes:
             {runner.name: "draining" if self.draining else runner.state.value},
             self._pool.taken,
             self._pool.queued,
+            detailed=exchange.trusted,
         )
         exchange.respond(status, ops.JSON_HEADERS, body)

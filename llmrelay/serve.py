@@ -24,8 +24,10 @@ from .api.errors import render_error
 from .config import Config
 from .errors import ConnectError, UnusableConfig
 from .http import tls
+from .http.guard import Guard, require_credentials
 from .http.server import Server
-from .routes import Routes
+from .http.tokens import Tokens
+from .routes import OPEN_PATHS, Routes
 from .runners.pool import Pool
 from .runners.runner import Runner
 from .secret import Secret
@@ -54,6 +56,9 @@ class FrontEnd:
 
     Args:
         handed_in: listening sockets that another process has bound.
+
+    Raises:
+        UnusableConfig: a file for TLS or of tokens cannot be used.
     """
 
     def __init__(
@@ -67,7 +72,9 @@ class FrontEnd:
         self._runner = Runner(host, config, key)
         self._pool = Pool(self._runner, config)
         self._routes = Routes(self._pool, config)
-        self._server = Server(config, self._routes, render_error, handed_in)
+        self._tokens = None if config.auth_tokens is None else Tokens(config.auth_tokens)
+        guard = Guard(config, self._tokens, OPEN_PATHS)
+        self._server = Server(config, self._routes, render_error, handed_in, guard)
         self._load()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Sequence[Listen]], None]) -> None:
@@ -82,14 +89,13 @@ class FrontEnd:
         forbid_core_dumps()
         self._allow_connections()
         ready = asyncio.Event()
-        self._server.bind()
+        self._bind()
         try:
             async with asyncio.TaskGroup() as group:
                 living = group.create_task(self._runner.run(ready.set))
                 try:
                     await ready.wait()
                     await self._server.start()
-                    self._warn_if_open_to_others()
                     on_ready([listener.address for listener in self._server.listening])
                     await stop.wait()
                     await self._drain()
@@ -100,6 +106,16 @@ class FrontEnd:
         except* ConnectError as errors:
             raise errors.exceptions[0] from None
 
+    def _bind(self) -> None:
+        self._server.bind()
+        listening = self._server.listening
+        others = [listener.address for listener in listening if not listener.local]
+        try:
+            require_credentials(others, self._config)
+        except UnusableConfig:
+            self._server.abort()
+            raise
+
     def _load(self) -> list[Path]:
         """Reads what SIGHUP reads again; returns the files.
 
@@ -107,12 +123,13 @@ class FrontEnd:
             UnusableConfig: one of them cannot be used; then all is as it was.
         """
         config = self._config
-        if config.tls_cert is None:
-            return []
-        self._server.encryption = tls.make_context(
-            config.tls_cert, config.tls_key, config.tls_client_ca
-        )
-        files = (config.tls_cert, config.tls_key, config.tls_client_ca)
+        encryption = None
+        if config.tls_cert is not None:
+            encryption = tls.make_context(config.tls_cert, config.tls_key, config.tls_client_ca)
+        if self._tokens is not None:
+            self._tokens.load()
+        self._server.encryption = encryption
+        files = (config.tls_cert, config.tls_key, config.tls_client_ca, config.auth_tokens)
         return [file for file in files if file is not None]
 
     def reload(self) -> None:
@@ -123,15 +140,6 @@ class FrontEnd:
             logger.error("nothing is reloaded: %s", error.message.rstrip("."))
             return
         logger.info("reloaded: %s", ", ".join(map(str, files)) or "there is nothing to reload")
-
-    def _warn_if_open_to_others(self) -> None:
-        for listener in self._server.listening:
-            if not listener.local:
-                logger.warning(
-                    "whoever reaches %s can ask at the key's cost, as nobody is asked for a token;"
-                    " listen on 127.0.0.1, or let a proxy that asks stand in front",
-                    listener.address,
-                )
 
     def _allow_connections(self) -> None:
         wanted = self._config.max_connections + SPARE_DESCRIPTORS

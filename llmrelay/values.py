@@ -6,6 +6,8 @@ means the same in both.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -52,6 +54,21 @@ class UnixAddress:
 
 
 Listen = ListenAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedHost:
+    """A name that requests may be for: `HOST`, at every port, or `HOST:PORT`.
+
+    In lower case, without a final dot; an IPv6 address without its brackets, in its shortest form.
+    """
+
+    host: str
+    port: int | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
 
 
 def _split_port(text: str) -> tuple[str, int | None]:
@@ -109,6 +126,57 @@ def parse_mode(text: str) -> int:
     if not (1 <= len(text) <= 4 and set(text) <= set("01234567") and int(text, 8) <= 0o777):
         raise ValueError(f"{text!r} are no permissions (write 600 or 0660)")
     return int(text, 8)
+
+
+# What a URL's host may be, as browsers send it: international names are in their xn-- form.
+_DNS_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+def parse_allowed_host(text: str) -> AllowedHost:
+    """`HOST` or `HOST:PORT`: a name or an address, as a Host header has it."""
+    if "/" in text:
+        raise ValueError(f"{text!r} is more than a name (write app.example or app.example:8080)")
+    host, port = _split_port(text)
+    host = _checked_name(host.removesuffix("."), text)
+    if port == 0:
+        raise ValueError(f"{text!r}: there is no port 0 to connect to")
+    return AllowedHost(host, port)
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def parse_origin(text: str) -> str:
+    """`SCHEME://HOST[:PORT]`, or `*` for every origin -> as browsers write it in Origin.
+
+    That is in lower case and without a scheme's default port (HTML Standard, "serialization of an
+    origin").
+    """
+    if text == "*":
+        return text
+    scheme, separator, rest = text.lower().partition("://")
+    if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        raise ValueError(f"{text!r} is no origin (write https://app.example, or * for any)")
+    if any(c in rest for c in "/?#@"):
+        raise ValueError(f"{text!r} is more than an origin (write https://app.example)")
+    host, port = _split_port(rest)
+    address = AllowedHost(_checked_name(host, text), port)
+    if port == 0:
+        raise ValueError(f"{text!r}: there is no port 0 to connect to")
+    if port == _DEFAULT_PORTS.get(scheme):
+        address = AllowedHost(address.host)
+    return f"{scheme}://{address}"
+
+
+def _checked_name(host: str, text: str) -> str:
+    """A DNS name or an address in its canonical form."""
+    name = host.lower()
+    if ":" in name and "%" not in name:  # no zone, which means nothing to the other side
+        with contextlib.suppress(ValueError):
+            return ipaddress.IPv6Address(name).compressed
+    elif _DNS_NAME.fullmatch(name) and len(name) <= 253:
+        return name
+    raise ValueError(f"{text!r} names no host (international names go in their xn-- form)")
 
 
 def number(least: float, most: float) -> Callable[[str], float]:

@@ -14,7 +14,7 @@ from llmrelay import __version__, cli, log
 from llmrelay.config import Config, options
 from llmrelay.errors import UnusableConfig
 from llmrelay.option import Option
-from llmrelay.values import HostAddress, ListenAddress, count, duration, size
+from llmrelay.values import AllowedHost, HostAddress, ListenAddress, count, duration, size
 
 
 def parsed(*arguments: str) -> Config:
@@ -31,6 +31,16 @@ def test_options_reach_config() -> None:
     )
     assert (config.model, config.temperature, config.call_window_bytes) == ("m", 0.5, 65536)
     assert config.listen == (ListenAddress("0.0.0.0", 80),)
+
+
+def test_names_and_origins_can_be_given_several_times() -> None:
+    config = parsed(
+        "--allowed-host", "App.internal", "--allowed-host", "box:80", "--cors-origin", "http://A"
+    )
+    assert config.allowed_hosts == (AllowedHost("app.internal"), AllowedHost("box", 80))
+    assert config.cors_origins == ("http://a",)
+    assert not config.allow_anonymous
+    assert parsed("--allow-anonymous").allow_anonymous
 
 
 def test_port_is_short_for_another_port_of_the_same_address() -> None:
@@ -50,6 +60,8 @@ def test_port_is_short_for_another_port_of_the_same_address() -> None:
         (["serve", "--runner", "h", "--drain", "2d"], "no time"),
         (["serve", "--runner", "h", "--log-level", "loud"], "none of debug"),
         (["serve", "--runner", "h", "--no-such-option"], "unrecognized"),
+        (["serve", "--runner", "h", "--cors-origin", "null"], "no origin"),
+        (["serve", "--runner", "h", "--allowed-host", "http://a"], "more than a name"),
         (["fly"], "invalid choice"),
     ],
 )

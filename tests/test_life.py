@@ -258,7 +258,7 @@ def test_a_signal_drains_and_ends_the_runner(sshd: OpenSSHServer, number: signal
 
 
 def test_listening_for_other_machines_is_warned_of(sshd: OpenSSHServer) -> None:
-    with staging(sshd, [], "--listen", "0.0.0.0:0") as own:
+    with staging(sshd, [], "--listen", "0.0.0.0:0", "--allow-anonymous") as own:
         assert "whoever reaches 0.0.0.0:" in own.front_end.log
         assert own.front_end.host == "0.0.0.0"
     with staging(sshd, []) as own:

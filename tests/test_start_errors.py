@@ -177,6 +177,22 @@ def test_an_encrypted_or_missing_identity_is_a_setting_of_no_use(server: OpenSSH
     assert "/no/such/key" in said
 
 
+def test_other_machines_are_not_listened_for_without_tokens() -> None:
+    """Before anything is connected to: there is no such host."""
+    status, said = refusal(["--runner", "no-such-host.invalid", "--listen", "0.0.0.0:0"])
+    assert status == 3
+    assert "--auth-tokens FILE" in said
+    assert "--allow-anonymous" in said
+
+
+def test_a_file_of_tokens_of_no_use_says_in_which_line(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("# none yet\nalice\n")
+    status, said = refusal(["--runner", "no-such-host.invalid", "--auth-tokens", str(file)])
+    assert status == 3
+    assert f"{file}:2: " in said
+
+
 def test_a_taken_address_says_so(server: OpenSSHServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         # The helper's own --port comes first on the command line; the last one counts.

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 
 from llmrelay.values import (
+    AllowedHost,
     HostAddress,
     ListenAddress,
     count,
     duration,
     number,
     one_of,
+    parse_allowed_host,
     parse_host,
     parse_listen,
+    parse_origin,
     parse_url,
     size,
 )
@@ -64,6 +67,73 @@ def test_what_is_no_host_is_refused(text: str) -> None:
 )
 def test_an_address_to_listen_on(text: str, address: ListenAddress) -> None:
     assert parse_listen(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("app.example", AllowedHost("app.example")),
+        ("App.Example.:8080", AllowedHost("app.example", 8080)),
+        ("xn--bcher-kva.example", AllowedHost("xn--bcher-kva.example")),
+        ("my_box", AllowedHost("my_box")),
+        ("192.0.2.1:80", AllowedHost("192.0.2.1", 80)),
+        ("[2001:DB8:0:0::1]:80", AllowedHost("2001:db8::1", 80)),
+        ("2001:db8::1", AllowedHost("2001:db8::1")),
+    ],
+)
+def test_a_name_that_requests_may_be_for(text: str, host: AllowedHost) -> None:
+    assert parse_allowed_host(text) == host
+    assert parse_allowed_host(str(host)) == host
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":80", "a b", "*", "*.example", "http://app.example", "app.example/", "a..b", ".a"),
+        *("bücher.example", "a:0", "a:x", "[::1", "fe80::1%eth0", "user@host", "a" * 254, "a,b"),
+    ],
+)
+def test_what_is_no_name_for_a_host_header_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_allowed_host(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://app.example", "https://app.example"),
+        ("HTTPS://App.Example:443", "https://app.example"),
+        ("http://app.example:80", "http://app.example"),
+        ("http://app.example:443", "http://app.example:443"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::0001]:3000", "http://[::1]:3000"),
+        ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+        ("*", "*"),
+    ],
+)
+def test_an_origin_as_a_browser_writes_it(text: str, origin: str) -> None:
+    assert parse_origin(text) == origin
+    assert parse_origin(origin) == origin
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "null", "app.example", "https://", "https:app.example", "://a", "1x://a", "**"),
+        *(
+            "https://a/",
+            "https://a/path",
+            "https://a?b",
+            "https://u@a",
+            "https://*.a",
+            "http://a:0",
+        ),
+        *("https://a b", "https://bücher.example", "https://a,https://b", "https://a.", "file://"),
+    ],
+)
+def test_what_is_no_origin_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_origin(text)
 
 
 @pytest.mark.parametrize(

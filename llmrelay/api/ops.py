@@ -10,19 +10,19 @@ import json
 JSON_HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 
 
-def health(runners: dict[str, str], in_flight: int, queued: int) -> tuple[int, bytes]:
+def health(
+    runners: dict[str, str], in_flight: int, queued: int, *, detailed: bool
+) -> tuple[int, bytes]:
     """Status and body of `GET /healthz`: 200 if a runner is ready, else 503.
 
     Args:
         runners: each runner's name and state.
         in_flight: calls that have a place on a runner.
         queued: calls that wait for one.
+        detailed: whether all that is told; strangers learn the status alone.
     """
     ready = "ready" in runners.values()
-    body = {
-        "status": "ok" if ready else "unavailable",
-        "runners": runners,
-        "in_flight": in_flight,
-        "queued": queued,
-    }
+    body: dict[str, object] = {"status": "ok" if ready else "unavailable"}
+    if detailed:
+        body |= {"runners": runners, "in_flight": in_flight, "queued": queued}
     return (200 if ready else 503), json.dumps(body).encode() + b"\n"

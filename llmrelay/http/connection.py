@@ -25,9 +25,10 @@ from typing import Final
 from ..config import Config
 from ..errors import RelayError
 from ..peer_text import one_line
-from . import guard, outgoing, tls
+from . import outgoing, tls
 from .events import Headers, Request
 from .exchange import Exchange, Handler, new_request_id
+from .guard import Guard
 from .incoming import Incoming
 from .responses import Header
 
@@ -63,6 +64,7 @@ class Connection:
     """A client's connection, from its first byte to its last.
 
     Args:
+        guard: who may ask.
         loopback: whether the listener takes connections of this machine alone.
         encryption: the TLS that is begun before the first request; None for a plain connection.
     """
@@ -74,6 +76,7 @@ class Connection:
         config: Config,
         handler: Handler,
         render_error: RenderError,
+        guard: Guard,
         *,
         loopback: bool,
         encryption: ssl.SSLContext | None = None,
@@ -84,6 +87,7 @@ class Connection:
         self._config = config
         self._handler = handler
         self._render_error = render_error
+        self._guard = guard
         self._loopback = loopback
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Task[None] | None = None
@@ -193,6 +197,7 @@ class Connection:
         exchange.keep_alive = request.keep_alive and not self._draining
         if (name := tls.client_name(self._writer)) is not None:
             exchange.log_fields["certificate"] = name
+        exchange.common_headers = self._guard.cors.headers(request)
         return exchange
 
     async def _answer(self, request: Request) -> bool:
@@ -216,8 +221,7 @@ class Connection:
 
     async def _handle(self, exchange: Exchange) -> None:
         try:
-            guard.check(exchange.request, loopback=self._loopback)
-            await self._handler(exchange)
+            await self._handle_admitted(exchange)
             if not exchange.finished:
                 raise RuntimeError("the handler returned before the end of its answer")
         except RelayError as error:
@@ -226,6 +230,19 @@ class Connection:
             logger.exception("A handler failed (%s).", exchange.request_id)
             bug = RelayError("The server hit a bug of its own; its log has the details.")
             self._fail(exchange, exchange.request, bug)
+
+    async def _handle_admitted(self, exchange: Exchange) -> None:
+        request = exchange.request
+        admission = self._guard.check(request, loopback=self._loopback)
+        if admission.preflight:
+            exchange.common_headers = self._guard.cors.preflight_headers(request)
+            exchange.respond(204, [], b"")
+            return
+        if admission.caller is not None:
+            exchange.log_fields["token"] = admission.caller.name
+        exchange.trusted = admission.trusted
+        with admission.calling(self._loop.time()):
+            await self._handler(exchange)
 
     def _fail(self, exchange: Exchange, request: Request | None, error: RelayError) -> None:
         """The answer is an error: a whole one if nothing has gone out, else a broken one."""
@@ -239,6 +256,8 @@ class Connection:
             headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after_s)))))
         if error.allow:
             headers.append(("Allow", ", ".join(error.allow)))
+        if error.challenge:
+            headers.append(("WWW-Authenticate", error.challenge))
         exchange.respond(error.status, headers, body)
 
     async def _watch(self, exchange: Exchange, handling: asyncio.Task[None]) -> None:

@@ -41,6 +41,8 @@ class Exchange:
     Attributes:
         request: its head.
         request_id: random, sent as X-Request-Id.
+        trusted: the client may see more than a stranger may, such as the names of hosts.
+        common_headers: those that the response has whatever it says.
         log_fields: more fields for the access log's line; never prompt or answer text.
         started: a response was begun; its status cannot change any more.
         finished: nothing more will be written: the response is whole, or was cut.
@@ -62,6 +64,8 @@ class Exchange:
     ) -> None:
         self.request = request
         self.request_id = request_id
+        self.trusted = False
+        self.common_headers: list[Header] = []
         self.log_fields: dict[str, object] = {}
         self.started = False
         self.finished = False
@@ -256,7 +260,11 @@ class Exchange:
         return head
 
     def _server_headers(self) -> list[Header]:
-        headers = [("Date", http_date(int(time.time()))), ("X-Request-Id", self.request_id)]
+        headers = [
+            *self.common_headers,
+            ("Date", http_date(int(time.time()))),
+            ("X-Request-Id", self.request_id),
+        ]
         if not self.keep_alive:
             headers.append(("Connection", "close"))
         elif self.request.version < (1, 1):

@@ -22,6 +22,7 @@ from ..values import ListenAddress
 from . import listeners
 from .connection import Connection, RenderError
 from .exchange import Handler
+from .guard import Guard
 from .listeners import Listener
 
 logger = logging.getLogger("llmrelay.http")
@@ -46,6 +47,7 @@ class Server:
         handler: answers one exchange; a RelayError that it raises becomes the answer.
         render_error: how an error looks to its client; the request is None if it was unreadable.
         handed_in: listening sockets that another process has bound; they are closed in the end.
+        guard: who may ask; else it asks for no token.
 
     Attributes:
         encryption: the TLS of TCP connections from the next one on; None if they are plain.
@@ -57,12 +59,14 @@ class Server:
         handler: Handler,
         render_error: RenderError,
         handed_in: Sequence[socket.socket] = (),
+        guard: Guard | None = None,
     ) -> None:
         self.encryption: ssl.SSLContext | None = None
         self._config = config
         self._handler = handler
         self._render_error = render_error
         self._handed_in = handed_in
+        self._guard = guard or Guard(config)
         self._listeners: list[Listener] = []
         self._accepting: dict[Listener, asyncio.Server] = {}
         self._draining = False
@@ -211,6 +215,7 @@ class Server:
             self._config,
             self._handler,
             self._render_error,
+            self._guard,
             loopback=listener.loopback,
             encryption=encryption,
         )

@@ -66,3 +66,10 @@ def _take_events(parser: RequestParser, parsed: Parsed) -> bool:
         parsed.error = type(error)
         return False
     return True
+
+
+def a_request(host: str, *fields: str, line: str = "GET / HTTP/1.1") -> Request:
+    """The Request that comes of a head; empty host for none."""
+    lines = [line, *([f"Host: {host}"] if host else []), *fields, "", ""]
+    [message] = parse(["\r\n".join(lines).encode("latin-1")]).messages
+    return message.request
