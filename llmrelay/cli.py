@@ -18,10 +18,11 @@ from . import __version__, log, systemd
 from .config import Config, options
 from .demo.demo import DEFAULT_PROMPT, Demo
 from .errors import ConnectError
+from .http import tokens
 from .option import Option
 from .secret import read_key
 from .serve import EndedBySignal, serve
-from .values import Listen, ListenAddress, parse_port
+from .values import Listen, ListenAddress, count, parse_port
 
 T = TypeVar("T")
 
@@ -72,6 +73,26 @@ def _demo(arguments: argparse.Namespace) -> int:
     return _run(Demo(arguments.prompt, config, once=once).run(os.environ))
 
 
+def _token(arguments: argparse.Namespace) -> int:
+    token = tokens.make_token()
+    line = tokens.make_line(arguments.name, token, arguments.calls, arguments.per_minute)
+    try:
+        print(line, flush=True)  # noqa: T201
+    except OSError as error:
+        print(f"llmrelay: The line could not be written: {error.strerror}.", file=sys.stderr)  # noqa: T201
+        return 1
+    # Whoever redirects the line into the file still sees the token.
+    line = "The line above" if sys.stdout.isatty() else "Its line"
+    print(  # noqa: T201
+        f"\n{line} belongs in the file of --auth-tokens, which `llmrelay serve`"
+        f" reads when it starts\nand on SIGHUP. The token of {arguments.name},"
+        f" shown this once and kept nowhere:\n\n  {token}\n\n"
+        "Clients send it as `Authorization: Bearer TOKEN`; OpenAI's SDKs take it as api_key.",
+        file=sys.stderr,
+    )
+    return 0
+
+
 def _run(main: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine on uvloop where there is one (not on Windows)."""
     try:
@@ -101,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     serve_parser.set_defaults(run=_serve)
     add_options(serve_parser)
     _add_demo(commands)
+    _add_token(commands)
     return parser
 
 
@@ -133,6 +155,35 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         type=_checked(level.parse),
         default="warning",
         help=f"{level.help} [warning]",
+    )
+
+
+def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    token_parser = commands.add_parser(
+        "token",
+        help="make a token that a client can ask with",
+        description="Makes a token. Its line for the file of --auth-tokens, which holds its hash"
+        " alone, goes to standard output; the token itself is shown once.",
+        epilog="Example: llmrelay token alice --per-minute 60 >> tokens",
+    )
+    token_parser.set_defaults(run=_token)
+    token_parser.add_argument(
+        "name",
+        metavar="NAME",
+        type=_checked(tokens.parse_name),
+        help="Whose it is; the log shows it.",
+    )
+    token_parser.add_argument(
+        "--calls",
+        metavar="N",
+        type=_checked(count(1, tokens.MAX_CALLS)),
+        help="How many calls it may have at once. [no limit]",
+    )
+    token_parser.add_argument(
+        "--per-minute",
+        metavar="N",
+        type=_checked(count(1, tokens.MAX_PER_MINUTE)),
+        help="How many requests it may send in a minute. [no limit]",
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from llmrelay import __version__, cli, log
 from llmrelay.config import Config, options
 from llmrelay.errors import UnusableConfig
+from llmrelay.http.tokens import Tokens
 from llmrelay.option import Option
 from llmrelay.values import AllowedHost, HostAddress, ListenAddress, count, duration, size
 
@@ -62,6 +65,9 @@ def test_port_is_short_for_another_port_of_the_same_address() -> None:
         (["serve", "--runner", "h", "--no-such-option"], "unrecognized"),
         (["serve", "--runner", "h", "--cors-origin", "null"], "no origin"),
         (["serve", "--runner", "h", "--allowed-host", "http://a"], "more than a name"),
+        (["token"], "NAME"),
+        (["token", "a b"], "a name is up to 40"),
+        (["token", "a", "--calls", "0"], "from 1"),
         (["fly"], "invalid choice"),
     ],
 )
@@ -135,6 +141,42 @@ def test_help_names_every_option_with_its_default() -> None:
     assert "[gpt-4o-mini]" in shown
     assert "[32KiB]" in shown
     assert "[30s]" in shown
+
+
+@pytest.mark.parametrize(("terminal", "where"), [(True, "The line above"), (False, "Its line")])
+def test_token_prints_the_line_for_the_file_and_shows_the_token_apart(
+    terminal: bool,
+    where: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert cli.main(["token", "alice", "--calls", "2", "--per-minute", "30"]) == 0
+    line, shown = capsys.readouterr()
+    [token] = re.findall(r"llmrelay-[\w-]{43}", shown)
+    assert token not in line
+    assert shown.startswith(f"\n{where} belongs in the file of --auth-tokens")
+    file = tmp_path / "tokens"
+    file.write_text(line)
+    table = Tokens(file)
+    table.load()
+    caller = table.find(token)
+    assert caller is not None
+    assert (caller.name, caller.calls, caller.per_minute) == ("alice", 2, 30)
+
+
+def test_a_token_whose_line_cannot_be_written_is_not_shown() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "llmrelay", "token", "alice"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == "llmrelay: The line could not be written: No space left on device.\n"
 
 
 def test_version() -> None:
