@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from llmrelay.http.tokens import make_line, make_token
 from tests.helpers.front_end import FrontEndProcess, runner_options
 from tests.helpers.openssh import OpenSSHServer
-from tests.helpers.upstream import ScriptedUpstream, ThreadedUpstream
+from tests.helpers.upstream import Delta, ScriptedUpstream, ThreadedUpstream, WaitFor, answer
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Asked:
 
     front_end: FrontEndProcess
     upstream: ThreadedUpstream
+    file: Path
     alice: str
     bob: str
 
@@ -34,7 +37,7 @@ def asking(sshd: OpenSSHServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         # Without --allow-anonymous: tokens are what it takes to listen for others.
         options += ["--auth-tokens", str(file), "--listen", "0.0.0.0:0"]
         with FrontEndProcess(options) as front_end:
-            yield Asked(front_end, upstream, alice, bob)
+            yield Asked(front_end, upstream, file, alice, bob)
             assert alice not in front_end.log
             assert bob not in front_end.log
 
@@ -81,3 +84,27 @@ def test_health_is_told_to_all_and_the_runner_to_those_with_a_token(asking: Aske
     # A wrong one is told so.
     response, _ = asking.front_end.request("GET", "/healthz", None, bearer("wrong"))
     assert response.status == 401
+
+
+def test_sighup_takes_up_the_file_and_keeps_answers_that_are_under_way(asking: Asked) -> None:
+    asking.upstream.upstream.queue.append([Delta("first, "), WaitFor("go"), *answer("last")])
+    carol = make_token()
+    connection = asking.front_end.connect()
+    connection.request("POST", "/chat", "hi", bearer(asking.alice))
+    response = connection.getresponse()
+    assert response.read1() == b"first, "
+
+    asking.file.write_text(make_line("carol", carol, None, None))
+    asking.front_end.signal(signal.SIGHUP)
+    asking.front_end.wait_for_log(f"reloaded: {asking.file}")
+    # Alice's token is gone; her answer is not.
+    assert asking.front_end.request("GET", "/", None, bearer(asking.alice))[0].status == 401
+    assert asking.front_end.request("GET", "/", None, bearer(carol))[0].status == 404
+    asking.upstream.open("go")
+    assert response.read() == b"last"
+    connection.close()
+
+    asking.file.write_text("dave\n")
+    asking.front_end.signal(signal.SIGHUP)
+    asking.front_end.wait_for_log(f"nothing is reloaded: --auth-tokens {asking.file}:1: ")
+    assert asking.front_end.request("GET", "/", None, bearer(carol))[0].status == 404

@@ -156,9 +156,8 @@ async function ask(token) {
   });
   const code = response.headers.get("X-Error-Code");
   const texts = [];
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let part; !(part = await reader.read()).done;) {
-    texts.push(part.value);
+  for await (const part of response.body.pipeThrough(new TextDecoderStream())) {
+    texts.push(part);
     await report([response.status, code, texts]);
   }
 }

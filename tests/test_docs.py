@@ -26,7 +26,9 @@ def test_every_option_that_is_written_about_exists(name: str) -> None:
     known = {option.flag for _, option in options()} | {
         "--port", "--help", "--version", "--once",
         # Other programs'.
-        "--no-buffer", "--upgrade", "--rounds", "--json", "--profile", "--calls", "--raw",
+        "--no-buffer", "--upgrade", "--rounds", "--json", "--profile", "--raw",
+        # `llmrelay token`'s.
+        "--calls", "--per-minute",
     }  # fmt: skip
     written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / name).read_text()))
     assert written <= known

@@ -117,7 +117,9 @@ class Guard:
         """
         self._check_host(request, loopback=loopback)
         if not self.cors.allows(request) and not is_same_origin(request):
-            raise Forbidden("A web page of another origin may not send requests here.")
+            raise Forbidden(
+                "A web page of another origin may not ask here; --cors-origin names those that may."
+            )
         if self.cors.is_preflight(request):
             return Admission(preflight=True)
         if self._tokens is None:
