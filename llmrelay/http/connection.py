@@ -265,10 +265,12 @@ class Connection:
         try:
             await self._incoming.read_ahead()
             # Nothing more is read, so only a write can tell, and the answer's own may be long in
-            # coming.
+            # coming; one that comes at once is not asked before.
             interval_s = FIRST_PROBE_S
-            while exchange.probe():
+            while True:
                 await asyncio.wait({self._until_lost()}, timeout=interval_s)
+                if not exchange.probe():
+                    break
                 interval_s = min(2 * interval_s, MAX_PROBE_S)
             await asyncio.wait({self._until_lost()})
         except OSError:

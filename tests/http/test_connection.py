@@ -519,6 +519,24 @@ def test_a_client_that_only_finished_sending_is_probed_and_gets_the_whole_answer
     run(subject())
 
 
+def test_a_client_that_finished_sending_is_not_probed_before_an_answer_that_comes_at_once(
+    run: Run,
+) -> None:
+    async def handler(exchange: Exchange) -> None:
+        await until(lambda: exchange._incoming.ended)
+        await asyncio.sleep(0)  # the watch has seen it, too
+        await echo(exchange)
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            client.send(GET)
+            client.end()
+            response = await client.response()
+            assert (response.body, response.interim) == (b"/ ", [])
+
+    run(subject())
+
+
 def test_within_a_chunked_answer_a_probe_is_a_leading_zero_of_the_next_chunk(run: Run) -> None:
     """RFC 9112, section 7.1: chunk-size = 1*HEXDIG."""
 
