@@ -13,10 +13,12 @@ from .values import (
     AllowedHost,
     Listen,
     ListenAddress,
+    TrustedProxy,
     parse_allowed_host,
     parse_listen,
     parse_mode,
     parse_origin,
+    parse_trusted_proxy,
 )
 
 CLIENTS = "Clients"
@@ -101,6 +103,16 @@ class ClientOptions:
         parse_origin,
         (),
         "An origin whose web pages may ask, * for any; else pages of this server alone.",
+        CLIENTS,
+        repeated=True,
+    )
+    trusted_proxies: tuple[TrustedProxy, ...] = option(
+        "--trusted-proxy",
+        "NET",
+        parse_trusted_proxy,
+        (),
+        "Believe Forwarded and X-Forwarded-For of peers at this address, in this network"
+        " (10.0.0.0/8) or on a unix socket (unix); of nobody else.",
         CLIENTS,
         repeated=True,
     )

@@ -12,9 +12,15 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, Literal
 
 KIB = 1024
 MIB = 1024 * KIB
+
+# The peers on a Unix socket, which have no address.
+UNIX: Final = "unix"
+TrustedProxy = IPv4Network | IPv6Network | Literal["unix"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,24 @@ def _checked_name(host: str, text: str) -> str:
     elif _DNS_NAME.fullmatch(name) and len(name) <= 253:
         return name
     raise ValueError(f"{text!r} names no host (international names go in their xn-- form)")
+
+
+def parse_trusted_proxy(text: str) -> TrustedProxy:
+    """An address, a network as `ADDRESS/BITS`, or `unix`."""
+    if text == UNIX:
+        return UNIX
+    try:
+        wider = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address, no ADDRESS/BITS and not unix") from None
+    if wider.version == 6 and wider.network_address.ipv4_mapped:
+        raise ValueError(f"{text!r} is IPv4 in IPv6's form; write it as IPv4")
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is an address within {wider}: write which one is meant"
+        ) from None
 
 
 def number(least: float, most: float) -> Callable[[str], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from llmrelay.values import (
     parse_host,
     parse_listen,
     parse_origin,
+    parse_trusted_proxy,
     parse_url,
     size,
 )
@@ -153,6 +155,10 @@ def test_what_is_no_origin_is_refused(text: str) -> None:
         (duration(0, 3600), "1h", 3600.0),
         (one_of("a", "b"), "b", "b"),
         (parse_url, "http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+        (parse_trusted_proxy, "unix", "unix"),
+        (parse_trusted_proxy, "10.1.2.3", ip_network("10.1.2.3/32")),
+        (parse_trusted_proxy, "10.0.0.0/8", ip_network("10.0.0.0/8")),
+        (parse_trusted_proxy, "2001:DB8:0::/32", ip_network("2001:db8::/32")),
     ],
 )
 def test_a_value_in_range(parse: Callable[[str], Any], text: str, value: object) -> None:
@@ -178,6 +184,8 @@ def test_a_value_in_range(parse: Callable[[str], Any], text: str, value: object)
         *((duration(0, 9), text) for text in ("", "s", "1 s", "-1", "+1", "1d", "1.", "inf", "1S")),
         (duration(0, 9), "٣s"),
         (one_of("a", "b"), "c"),
+        *((parse_trusted_proxy, text) for text in ("", "host", "10.0.0.0/33", "10.0.0.1/8")),
+        (parse_trusted_proxy, "::ffff:10.0.0.0/104"),
         (parse_url, "127.0.0.1:8000"),
         (parse_url, "ftp://host"),
         (parse_url, "http://"),

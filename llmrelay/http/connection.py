@@ -18,6 +18,7 @@ import json
 import logging
 import math
 import re
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -25,9 +26,11 @@ from typing import Final
 from ..config import Config
 from ..errors import RelayError
 from ..peer_text import one_line
+from ..values import UNIX
 from . import outgoing, tls
 from .events import Headers, Request
 from .exchange import Exchange, Handler, new_request_id
+from .forwarded import Origin, client_address, parse_address
 from .guard import Guard
 from .incoming import Incoming
 from .responses import Header
@@ -94,6 +97,7 @@ class Connection:
         self._exchange: Exchange | None = None
         self._draining = False
         self._peer = _peer_name(self._transport)
+        self._origin = peer_origin(self._transport)
 
     def _talk_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._incoming.reader = reader
@@ -194,6 +198,9 @@ class Connection:
 
     def _open_exchange(self, request: Request) -> Exchange:
         exchange = Exchange(request, new_request_id(), self._incoming, self._writer)
+        exchange.client_address = client_address(
+            self._origin, request.headers, self._config.trusted_proxies
+        )
         exchange.keep_alive = request.keep_alive and not self._draining
         if (name := tls.client_name(self._writer)) is not None:
             exchange.log_fields["certificate"] = name
@@ -296,8 +303,12 @@ class Connection:
 
     def _log(self, exchange: Exchange, begun_at_s: float) -> None:
         """One line per exchange. The path goes in without its query, which may hold a prompt."""
+        peer = self._peer
+        if exchange.client_address is not self._origin:  # equal if proxy and client share a machine
+            peer = str(exchange.client_address)
+            exchange.log_fields["via"] = self._peer
         fields: dict[str, object] = {
-            "peer": self._peer,
+            "peer": peer,
             "method": exchange.request.method,
             "path": exchange.request.path,
             "status": exchange.status,
@@ -327,9 +338,18 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
+def peer_origin(transport: asyncio.BaseTransport) -> Origin:
+    """Who holds the other end of the connection."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family == getattr(socket, "AF_UNIX", None):
+        return UNIX
+    name = transport.get_extra_info("peername")
+    return parse_address(name[0]) if isinstance(name, tuple) else None
+
+
 def _peer_name(transport: asyncio.BaseTransport) -> str:
-    """`address:port`, or empty where there is none any more."""
+    """`address:port`, `unix`, or empty where there is none any more."""
     name = transport.get_extra_info("peername")
     if not isinstance(name, tuple):
-        return ""
+        return str(peer_origin(transport) or "")
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"

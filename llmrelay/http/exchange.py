@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from .events import Request
+from .forwarded import Origin
 from .incoming import Incoming
 from .outgoing import reset
 from .responses import CONTINUE, Header, encode_head, encode_last_chunk, http_date
@@ -43,6 +44,7 @@ class Exchange:
         request_id: random, sent as X-Request-Id.
         trusted: the client may see more than a stranger may, such as the names of hosts.
         common_headers: those that the response has whatever it says.
+        client_address: where the request comes from, as far as it can be trusted (forwarded.py).
         log_fields: more fields for the access log's line; never prompt or answer text.
         started: a response was begun; its status cannot change any more.
         finished: nothing more will be written: the response is whole, or was cut.
@@ -66,6 +68,7 @@ class Exchange:
         self.request_id = request_id
         self.trusted = False
         self.common_headers: list[Header] = []
+        self.client_address: Origin = None
         self.log_fields: dict[str, object] = {}
         self.started = False
         self.finished = False

@@ -3,13 +3,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmrelay.errors import MethodNotAllowed, NotFound, QueueFull, RelayError
 from llmrelay.http.exchange import Exchange
+from llmrelay.http.forwarded import Origin
 from llmrelay.http.incoming import READ_AHEAD_BYTES, READ_BYTES
+from llmrelay.values import UnixAddress, parse_trusted_proxy
 
 from .conftest import Run
 from .live import GET, Client, echo, get, post, serving, until
@@ -822,6 +826,60 @@ def test_the_access_log_has_one_line_per_exchange_and_no_query(
     }  # fmt: skip
     assert "secret" not in caplog.text
     assert "GET /chat 200 5 B" in caplog.text
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_access_log_names_the_client_behind_a_trusted_proxy_and_the_proxy(
+    run: Run, caplog: pytest.LogCaptureFixture, trusted: bool
+) -> None:
+    caplog.set_level(logging.INFO, "llmrelay.access")
+    proxies = (parse_trusted_proxy("127.0.0.0/8"),) if trusted else ()
+    peer = ""
+    seen: list[Origin] = []
+
+    async def handler(exchange: Exchange) -> None:
+        seen.append(exchange.client_address)
+        exchange.respond(200, [], b"")
+
+    async def subject() -> None:
+        nonlocal peer
+        async with (
+            serving(handler, trusted_proxies=proxies) as server,
+            Client(server) as client,
+        ):
+            peer = "{}:{}".format(*client.writer.get_extra_info("sockname"))
+            await client.ask(get("/", "X-Forwarded-For: 1.1.1.1, 2001:db8::7"))
+
+    run(subject())
+    line = access_line(caplog)
+    if trusted:
+        assert (line["peer"], line["via"]) == ("2001:db8::7", peer)
+        assert caplog.records[-1].getMessage().startswith("2001:db8::7 GET / 200 ")
+        assert f" via={peer}" in caplog.records[-1].getMessage()
+        assert seen == [IPv6Address("2001:db8::7")]
+    else:
+        assert line["peer"] == peer
+        assert "via" not in line
+        assert seen == [IPv4Address("127.0.0.1")]
+
+
+def test_a_proxy_on_a_unix_socket_can_be_trusted_too(
+    run: Run, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO, "llmrelay.access")
+    path = str(tmp_path / "llmrelay.sock")
+
+    async def subject() -> None:
+        async with serving(listen=(UnixAddress(path),), trusted_proxies=("unix",)):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(get("/", "Forwarded: for=198.51.100.7", "Connection: close"))
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+    run(subject())
+    line = access_line(caplog)
+    assert (line["peer"], line["via"]) == ("198.51.100.7", "unix")
 
 
 def test_an_unreadable_request_is_in_the_access_log_too(
