@@ -71,7 +71,8 @@ def is_trusted(origin: Origin, trusted: Sequence[TrustedProxy]) -> bool:
 def client_address(peer: Origin, headers: Headers, trusted: Sequence[TrustedProxy]) -> Origin:
     """Where a request comes from: its peer, or the client for which trusted proxies vouch.
 
-    Headers that are malformed or contradict each other are no error; they do not count.
+    Headers that are malformed or contradict each other are no error; they do not count. Then, as
+    for a peer that is not trusted, it is `peer` itself that is returned, and no equal address.
     """
     if not is_trusted(peer, trusted):
         return peer
