@@ -5,15 +5,20 @@ Knows the pool and the configuration because it hands them on; decides nothing e
 
 from __future__ import annotations
 
+from typing import Final
+
 from .api import ops
 from .config import Config
-from .errors import MethodNotAllowed, NotFound
+from .errors import MethodNotAllowed, NotFound, NotImplementedHere
 from .http.exchange import Exchange, Handler
 from .relay import relay_chat
 from .runners.pool import Pool
 
 # Load balancers and supervisors ask these, and have no token.
 OPEN_PATHS = ("/healthz",)
+# RFC 9110, section 9.1: a method that is "unrecognized or not implemented" gets 501, one that is
+# known but not allowed here 405. CONNECT and TRACE are refused with the head.
+_METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 
 class Routes:
@@ -32,9 +37,13 @@ class Routes:
         """Hands the exchange to its handler.
 
         Raises:
-            NotFound, MethodNotAllowed
+            NotFound, MethodNotAllowed, NotImplementedHere
         """
         request = exchange.request
+        if request.method not in _METHODS:
+            raise NotImplementedHere(
+                "That method is not known here; methods are written in capitals."
+            )
         if request.method == "OPTIONS" and request.path == "*":
             exchange.respond(204, [], b"")
             return

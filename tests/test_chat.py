@@ -336,6 +336,8 @@ def test_a_half_closed_client_still_gets_its_whole_answer(stage: Stage) -> None:
         ("POST", "/chat?max_tokens=0", b"hi", 400, "from 1"),
         ("POST", "/chat?system=%ff", b"hi", 400, "query"),
         ("GET", "/chat", None, 405, "takes POST"),
+        ("post", "/chat", b"hi", 501, "in capitals"),
+        ("BREW", "/chat", b"hi", 501, "not known here"),
         ("POST", "/nowhere", b"hi", 404, "/chat"),
         ("POST", "/healthz", b"hi", 405, "takes GET"),
     ],

@@ -21,6 +21,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from ..config import Config
@@ -54,6 +55,7 @@ _UNREADABLE: Final = Request(
     target="-",
     path="-",
     query="",
+    scheme="",
     authority="",
     version=(1, 1),
     headers=Headers(),
@@ -167,7 +169,11 @@ class Connection:
     async def _refuse(self, error: RelayError) -> None:
         """Answer what could not be read as a request: where the next one starts is not known."""
         begun_at_s = self._loop.time()
-        exchange = self._open_exchange(_UNREADABLE)
+        request = _UNREADABLE
+        if (line := self._incoming.request_line) is not None:
+            # An answer to HEAD has no body, whatever is wrong with the rest (RFC 9110, 9.3.2).
+            request = replace(request, method=line.method, version=line.version)
+        exchange = self._open_exchange(request)
         self._fail(exchange, None, error)
         self._log(exchange, begun_at_s)
         await self._hang_up()
@@ -253,10 +259,12 @@ class Connection:
 
     def _fail(self, exchange: Exchange, request: Request | None, error: RelayError) -> None:
         """The answer is an error: a whole one if nothing has gone out, else a broken one."""
-        exchange.log_fields["error"] = error.code
         if exchange.started:
+            exchange.log_fields["error"] = error.code
             exchange.cut()
             return
+        error = self._incoming.drop_received() or error
+        exchange.log_fields["error"] = error.code
         headers, body = self._render_error(request, exchange.request_id, error)
         headers = [*headers, ("Cache-Control", "no-store")]
         if error.retry_after_s is not None:

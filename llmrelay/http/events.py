@@ -55,12 +55,14 @@ class Request:
         target: the request target as sent, in any form (RFC 9112, section 3.2).
         path: the target's path, still percent-encoded; `*` for `OPTIONS *`.
         query: what follows the `?`, still percent-encoded; empty if there is none.
+        scheme: `http` or `https` of a target in absolute-form, else empty.
         authority: `host[:port]` that the request is for: the target's own in absolute-form, else
             Host's; empty only for HTTP/1.0 without Host.
         version: (1, 0), or (1, 1) also for higher minor versions (RFC 9110, section 6.2).
         headers: all header fields.
         keep_alive: whether the client wants another exchange on the connection.
-        expect_continue: whether it waits for "100 Continue" before it sends the body.
+        expect_continue: whether it waits for "100 Continue" before it sends the body; never
+            without one.
         framing: the body's length in bytes, "chunked", or None without a body.
     """
 
@@ -68,6 +70,7 @@ class Request:
     target: str
     path: str
     query: str
+    scheme: str
     authority: str
     version: tuple[int, int]
     headers: Headers

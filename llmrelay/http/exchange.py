@@ -133,6 +133,7 @@ class Exchange:
         """Send a whole response with its Content-Length; without body for HEAD, 204 and 304.
 
         Raises:
+            RelayError: the request's body is malformed, and nobody has read it yet.
             ValueError: a header that cannot be sent, or that is the server's own to send.
             RuntimeError: a response was begun before.
         """
@@ -155,7 +156,7 @@ class Exchange:
         HTTP/1.1 clients get chunked coding; for HTTP/1.0 the connection's end is the body's end.
 
         Raises:
-            ValueError, RuntimeError: as respond.
+            RelayError, ValueError, RuntimeError: as respond.
         """
         bodyless = status in _BODYLESS
         chunked = self.request.version >= (1, 1) and not bodyless
@@ -248,13 +249,19 @@ class Exchange:
     # --- Heads ------------------------------------------------------------------------------
 
     def _head(self, status: int, headers: Sequence[Header], framing: list[Header]) -> bytes:
-        """A final response's head; from here on the response is begun."""
+        """A final response's head; from here on the response is begun.
+
+        A request whose body nobody read, and which is seen by now to be malformed, is refused
+        instead: what it says is not known.
+        """
         if self.started or self.finished:
             raise RuntimeError("a response was begun before")
         if status < 200:
             raise ValueError(f"{status} is no final status")
         if own := _OWN_HEADERS.intersection(name.lower() for name, _ in headers):
             raise ValueError(f"the server itself sends {', '.join(sorted(own))}")
+        if (malformed := self._incoming.drop_received()) is not None:
+            raise malformed
         self.keep_alive = self.keep_alive and self._incoming.reusable
         head = encode_head(status, [*headers, *framing, *self._server_headers()])
         self.started = True

@@ -21,16 +21,25 @@ from .events import Headers, Request
 # RFC 9110, section 5.6.2.
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 
-# RFC 9112, section 3: single spaces, nothing around them. A target is any visible ASCII: browsers
-# send `{|}` raw, which the grammar of RFC 3986 would refuse.
+# RFC 9112, section 3: single spaces, nothing around them.
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 # RFC 9112, section 5: no white space before the colon, and no control but HTAB in the value.
 _FIELD_LINE: Final = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
-# RFC 9110, section 4.2.1 and RFC 3986, section 3.2.2: IPv6 in brackets or a reg-name, and a port.
+# RFC 9110, section 4.2.1 and RFC 3986, section 3.2.2: an address in brackets or a reg-name, and a
+# port. Of what a reg-name may have, the comma is refused: two Hosts that were merged look so.
 _AUTHORITY: Final = re.compile(
-    r"(?:\[([0-9A-Fa-f:.]+)\]|((?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+))(?::([0-9]*))?"
+    r"(?:\[([0-9A-Fa-f:.]+)\]"  # IPv6address
+    r"|(\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]"  # IPvFuture
+    r"|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+))"
+    r"(?::(0*[0-9]{1,5})?)?"
 )
-_ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?]*)(.*)", re.IGNORECASE)
+# RFC 9112, section 3.2.1 and RFC 3986, sections 3.3 and 3.4; and what browsers leave raw, which is
+# `[]^|` in a path, and in a query besides "`{}\" and a `%` that encodes nothing.
+_PATH_AND_QUERY: Final = re.compile(
+    r"((?:/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@\[\]^|]|%[0-9A-Fa-f]{2})*)*)"
+    r"(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@\[\]^|`{}\\%/?]*))?"
+)
+_ABSOLUTE_FORM: Final = re.compile(r"(https?)://([^/?]*)(.*)", re.IGNORECASE)
 # 19 digits hold every length that anyone can mean; the check comes before int() does any work.
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,19}")
 
@@ -89,19 +98,20 @@ def make_request(line: RequestLine, fields: Iterable[tuple[str, str]]) -> Reques
     if method in ("CONNECT", "TRACE"):
         # A tunnel or an echo of the client's own headers: nothing here offers either.
         raise NotImplementedHere(f"{method} is not offered here.")
-    authority, path, query = _split_target(method, target, host)
+    scheme, authority, path, query = _split_target(method, target, host)
     options = _list(headers, "connection")
     return Request(
         method=method,
         target=target,
         path=path,
         query=query,
+        scheme=scheme,
         authority=authority,
         version=version,
         headers=headers,
         # RFC 9112, section 9.3: close wins; HTTP/1.0 has to ask.
         keep_alive="close" not in options and (version >= (1, 1) or "keep-alive" in options),
-        expect_continue=_expects_continue(headers, version),
+        expect_continue=_expects_continue(headers, version) and framing not in (None, 0),
         framing=framing,
     )
 
@@ -118,13 +128,13 @@ def split_authority(text: str) -> tuple[str, int | None]:
     ipv6, name, port = match.groups()
     if ipv6 is not None:
         ipaddress.IPv6Address(ipv6)  # raises a ValueError
-    if port and (len(port) > 5 or int(port) > 65535):
+    if port and int(port) > 65535:
         raise ValueError("no TCP port")
     return (name or f"[{ipv6}]").lower(), int(port) if port else None
 
 
 def _list(headers: Headers, name: str) -> list[str]:
-    """The members of a list-valued field, in lower case (RFC 9110, section 5.6.1)."""
+    """The members of a list-valued field, in lower case, empty ones too (RFC 9110, 5.6.1)."""
     return [item.strip(" \t").lower() for v in headers.get_all(name) for item in v.split(",")]
 
 
@@ -139,6 +149,8 @@ def _framing(headers: Headers, version: tuple[int, int]) -> int | Literal["chunk
             raise BadRequest("HTTP/1.0 has no Transfer-Encoding; send Content-Length.")
         # "If ... the chunked transfer coding is not the final encoding, ... the server MUST
         # respond with the 400". That comes before the 501 that an unknown coding SHOULD get.
+        # An empty member, which lists of other fields may have, is refused here: those who read one
+        # differently would disagree about the body.
         if codings[-1] != "chunked" or "" in codings or codings.count("chunked") > 1:
             raise BadRequest("Transfer-Encoding has to be `chunked`, once and last.")
         if len(codings) > 1:
@@ -169,32 +181,41 @@ def _checked_authority(text: str, where: str) -> str:
     return text
 
 
-def _split_target(method: str, target: str, host: str) -> tuple[str, str, str]:
-    """A request target -> authority, path and query (RFC 9112, sections 3.2.1 to 3.2.4)."""
+def _split_target(method: str, target: str, host: str) -> tuple[str, str, str, str]:
+    """A request target -> scheme, authority, path, query (RFC 9112, sections 3.2.1 to 3.2.4)."""
     if "#" in target:
         raise BadRequest("The request target has a fragment (`#`), which clients keep.")
     if target == "*":
         if method != "OPTIONS":
             raise BadRequest("The request target `*` is for OPTIONS.")
-        return host, "*", ""
+        return "", host, "*", ""
     if target.startswith("/"):
-        path, _, query = target.partition("?")
-        return host, path, query
+        return "", host, *_split_path(target)
     absolute = _ABSOLUTE_FORM.fullmatch(target)
     if absolute is None:
         raise BadRequest("The request target is no path, `http://` URL or `*`.")
     # "the origin server MUST ignore the received Host header field (if any) and instead use the
     # host information of the request-target." User information in it is refused as malformed.
-    authority = _checked_authority(absolute[1], "The request target")
-    path, _, query = absolute[2].partition("?")
+    scheme, authority, rest = absolute.groups()
+    _checked_authority(authority, "The request target")
+    path, query = _split_path(rest)
     if not path:
-        path = "*" if method == "OPTIONS" and not query else "/"
-    return authority, path, query
+        path = "*" if method == "OPTIONS" and not rest else "/"
+    return scheme.lower(), authority, path, query
+
+
+def _split_path(text: str) -> tuple[str, str]:
+    match = _PATH_AND_QUERY.fullmatch(text)
+    if match is None:
+        raise BadRequest("The request target has a character that has to be percent-encoded.")
+    return match[1], match[2] or ""
 
 
 def _expects_continue(headers: Headers, version: tuple[int, int]) -> bool:
     """Whether the client waits for "100 Continue" (RFC 9110, section 10.1.1)."""
-    expected = _list(headers, "expect")
-    if any(item != "100-continue" for item in expected):
+    if version < (1, 1):  # "in an HTTP/1.0 request MUST ignore"
+        return False
+    expected = set(_list(headers, "expect")) - {""}
+    if not expected <= {"100-continue"}:
         raise ExpectationFailed("Of all expectations, only 100-continue can be met.")
-    return bool(expected) and version >= (1, 1)  # "in an HTTP/1.0 request MUST ignore"
+    return bool(expected)

@@ -15,9 +15,16 @@ import re
 from collections.abc import Generator
 from typing import Final
 
-from ..errors import BadRequest, ContentTooLarge, HeadTooLarge, RelayError, UriTooLong
+from ..errors import (
+    BadRequest,
+    ContentTooLarge,
+    HeadTooLarge,
+    NotImplementedHere,
+    RelayError,
+    UriTooLong,
+)
 from .events import NEED_DATA, Data, EndOfMessage, Event, NeedData
-from .head import TOKEN, make_request, parse_field_line, parse_request_line
+from .head import TOKEN, RequestLine, make_request, parse_field_line, parse_request_line
 
 # RFC 9112, section 2.2 asks to ignore "at least one" empty line before a request: old clients send
 # one after a body. A few do; more are no request.
@@ -47,6 +54,10 @@ class RequestParser:
             section as much again.
         max_headers: header lines in a head, and in a trailer section.
         max_body_bytes: a body without its chunked coding.
+
+    Attributes:
+        request_line: of the request that is being read, as soon as it is known: a refusal of the
+            rest depends on the method, too.
     """
 
     def __init__(self, max_head_bytes: int, max_headers: int, max_body_bytes: int) -> None:
@@ -57,12 +68,18 @@ class RequestParser:
         self._ended = False
         self._whole = False
         self._error: RelayError | None = None
+        self.request_line: RequestLine | None = None
         self._parsing = self._message()
 
     @property
     def buffered(self) -> int:
         """Bytes that were fed and not yet said in an event."""
         return len(self._buffer)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a byte of a request has come, empty lines before it apart."""
+        return bool(self._buffer) or self.request_line is not None
 
     def feed(self, data: bytes) -> None:
         """Take bytes that came from the client."""
@@ -96,15 +113,16 @@ class RequestParser:
         """Go on to the next request, after EndOfMessage."""
         assert self._whole, "the request before is not whole"
         self._whole = False
+        self.request_line = None
         self._parsing = self._message()
 
     def _message(self) -> Parsing:
         """HTTP-message (RFC 9112, section 2.1)."""
         line = yield from self._request_line()
         budget = self._max_head_bytes - len(line) - 2
-        request_line = parse_request_line(line)
+        self.request_line = parse_request_line(line)
         fields = yield from self._fields(budget)
-        request = make_request(request_line, fields)
+        request = make_request(self.request_line, fields)
         yield request
         if request.framing == "chunked":
             yield from self._chunked_body()
@@ -123,7 +141,15 @@ class RequestParser:
             # Bytes of another protocol often have no line end: tell at once, not at the limit.
             if self._buffer[0] not in b"\r\n" and not _TOKEN_START.match(self._buffer):
                 raise BadRequest("This is no HTTP request (is it TLS, or another protocol?).")
-            if line := (yield from self._line(self._max_head_bytes, UriTooLong)):
+            try:
+                line = yield from self._line(self._max_head_bytes, UriTooLong)
+            except UriTooLong:
+                # "A server that receives a method longer than any that it implements SHOULD
+                # respond with a 501" (section 3).
+                if b" " not in self._buffer[: self._max_head_bytes]:
+                    raise NotImplementedHere("No method has so long a name.") from None
+                raise
+            if line:
                 return line
         raise BadRequest("There are too many empty lines before the request.")
 

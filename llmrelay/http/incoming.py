@@ -16,6 +16,7 @@ from typing import Final
 from ..config import Config
 from ..errors import RelayError, RequestTimeout
 from .events import NEED_DATA, Data, EndOfMessage, Request
+from .head import RequestLine
 from .http11 import RequestParser
 
 READ_BYTES: Final = 64 * 1024
@@ -94,7 +95,7 @@ class Incoming:
                 return event
             if self.ended:
                 return None
-            if self._idle_limit is not None and self._parser.buffered:
+            if self._idle_limit is not None and self._parser.begun:
                 self._idle_limit = None
                 limit.reschedule(self._loop.time() + self._config.head_timeout_s)
             await self._receive()
@@ -132,16 +133,14 @@ class Incoming:
             RelayError: malformed, too large (413), or too slow (408): body_timeout_s, and a second
                 more per KiB that came.
         """
-        pieces: list[bytes] = []
-        size = 0
+        body = bytearray()  # no list: a chunk of one byte may cost no more than that
         deadline_s = self._loop.time() + self._config.body_timeout_s
         try:
             async with asyncio.timeout_at(deadline_s) as limit:
                 while not isinstance(event := self._next_body_event(), EndOfMessage):
                     if isinstance(event, Data):
-                        pieces.append(event.data)
-                        size += len(event.data)
-                        limit.reschedule(deadline_s + size / BODY_BYTES_PER_S)
+                        body += event.data
+                        limit.reschedule(deadline_s + len(body) / BODY_BYTES_PER_S)
                     else:
                         before_wait()
                         self._unasked = False
@@ -150,7 +149,12 @@ class Incoming:
         except TimeoutError:
             self._broken = True
             raise RequestTimeout("The request's body did not arrive in time.") from None
-        return b"".join(pieces)
+        return bytes(body)
+
+    @property
+    def request_line(self) -> RequestLine | None:
+        """Of the request that is being read, as soon as it is known."""
+        return self._parser.request_line
 
     @property
     def reusable(self) -> bool:
@@ -163,6 +167,22 @@ class Incoming:
     def all_read(self) -> bool:
         """Whether nothing more is known to come: no rest of a request, and no further one."""
         return self.ended or (self._unread == 0 and not self._broken and not self._parser.buffered)
+
+    def drop_received(self) -> RelayError | None:
+        """Drop what has come of a body that nobody read, if it is little; see if it is malformed.
+
+        Returns:
+            What refuses the request, or None.
+        """
+        left = DISCARD_BYTES
+        try:
+            while self._unread != 0 and left > 0 and self.reusable:
+                if not isinstance(event := self._next_body_event(), Data):
+                    break
+                left -= len(event.data)
+        except RelayError as error:
+            return error
+        return None
 
     async def discard_body(self) -> bool:
         """Read what is left of the body, after the handler has ended, if it is little.

@@ -17,6 +17,7 @@ def request(query: str = "", *headers: tuple[str, str], framing: int | None = 2)
         target="/chat",
         path="/chat",
         query=query,
+        scheme="",
         authority="localhost",
         version=(1, 1),
         headers=Headers(tuple(headers)),

@@ -1,4 +1,7 @@
-"""Drives a RequestParser in tests: bytes in any portions -> what it said, in a comparable form."""
+"""Drives a RequestParser in tests: bytes in any portions -> what it said, in a comparable form.
+
+The requests to feed come from the builders here, from corpus.py or from a fuzzer.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,22 @@ from llmrelay.errors import RelayError
 from llmrelay.http.events import NEED_DATA, Data, EndOfMessage, Request
 from llmrelay.http.http11 import RequestParser
 
-MAX_HEAD_BYTES = 2048
-MAX_HEADERS = 10
-MAX_BODY_BYTES = 1000
+from .corpus import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
+
+
+def get(line: bytes = b"GET / HTTP/1.1", *fields: bytes, host: bytes = b"Host: a") -> bytes:
+    """A request's head; `host` is that header's line."""
+    lines = [line, *([host] if host else []), *fields]
+    return b"".join(one + b"\r\n" for one in lines) + b"\r\n"
+
+
+def post(*fields: bytes, body: bytes = b"") -> bytes:
+    return get(b"POST / HTTP/1.1", *fields) + body
+
+
+def chunked(body: bytes) -> bytes:
+    """A request with that text as its body in chunked coding."""
+    return post(b"Transfer-Encoding: chunked", body=body)
 
 
 @dataclass

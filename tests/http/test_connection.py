@@ -442,13 +442,35 @@ def test_a_small_body_that_nobody_read_costs_no_connection_and_a_large_one_does(
     run(subject())
 
 
-@pytest.mark.parametrize("drip", [b"", b"X"])
+@pytest.mark.parametrize("answer", ["error", "whole", "streamed"])
+def test_a_malformed_body_that_has_come_is_refused_though_nobody_reads_it(
+    run: Run, answer: str
+) -> None:
+    async def handler(exchange: Exchange) -> None:
+        if answer == "error":
+            raise NotFound("x")
+        if answer == "whole":
+            exchange.respond(200, [], b"")
+        exchange.start(200, [])
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            client.send(get("/", "Transfer-Encoding: chunked", method="POST") + b"x\r\n" + GET)
+            response = await client.response()
+            assert (response.status, response.body) == (400, b"/ bad_request")
+            assert response.headers["connection"] == "close"
+            assert await client.closed() == b""
+
+    run(subject())
+
+
+@pytest.mark.parametrize("drip", [b"", b"X", b"X: y\r\n"])
 def test_a_head_that_is_not_whole_at_the_deadline_gets_408_whatever_drips(
     run: Run, drip: bytes
 ) -> None:
     async def subject() -> None:
         async with serving(head_timeout_s=0.15) as server, Client(server) as client:
-            client.send(GET[:-4])
+            client.send(GET[:-4] if drip == b"X" else GET[:-2])
 
             async def keep_dripping() -> None:
                 while True:
