@@ -25,13 +25,13 @@ from dataclasses import replace
 from typing import Final
 
 from ..config import Config
-from ..errors import RelayError
+from ..errors import MisdirectedRequest, RelayError
 from ..peer_text import one_line
 from ..values import UNIX
 from . import outgoing, tls
 from .events import Headers, Request
 from .exchange import Exchange, Handler, new_request_id
-from .forwarded import Origin, client_address, parse_address
+from .forwarded import Origin, client_address, is_trusted, parse_address
 from .guard import Guard
 from .incoming import Incoming
 from .responses import Header
@@ -100,6 +100,9 @@ class Connection:
         self._draining = False
         self._peer = _peer_name(self._transport)
         self._origin = peer_origin(self._transport)
+        # "a request for an "https" resource MUST be rejected unless it has been received over a
+        # connection that has been secured", or comes from a trusted gateway (RFC 9110, 7.4).
+        self._secured = encryption is not None or is_trusted(self._origin, config.trusted_proxies)
 
     def _talk_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._incoming.reader = reader
@@ -246,6 +249,10 @@ class Connection:
 
     async def _handle_admitted(self, exchange: Exchange) -> None:
         request = exchange.request
+        if request.scheme == "https" and not self._secured:
+            raise MisdirectedRequest(
+                "The target is an https URL and this connection is not encrypted: ask for http://."
+            )
         admission = self._guard.check(request, loopback=self._loopback)
         if admission.preflight:
             exchange.common_headers = self._guard.cors.preflight_headers(request)

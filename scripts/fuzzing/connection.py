@@ -174,13 +174,15 @@ class Target:
         expected = []
         for message in parsed.messages:
             if message.whole:
-                expected.append({200, 403})  # 403: an Origin
+                expected.append({200, 403, 421})  # an Origin; https where there is no TLS
                 if not message.request.keep_alive:
                     break
         else:
             if parsed.error is not None:
                 # Who does not end is answered at the limit; a handler may refuse before the body.
-                expected.append({parsed.error.status, 403, *([408] if ending == STAYS else [])})
+                expected.append(
+                    {parsed.error.status, 403, 421, *([408] if ending == STAYS else [])}
+                )
         assert len(final) == len(expected), (received, expected)
         for status, allowed in zip(final, expected, strict=True):
             assert status in allowed, (received, expected)

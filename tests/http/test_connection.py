@@ -442,6 +442,21 @@ def test_a_small_body_that_nobody_read_costs_no_connection_and_a_large_one_does(
     run(subject())
 
 
+@pytest.mark.parametrize(("proxies", "status"), [([], 421), (["127.0.0.1"], 200)])
+def test_an_https_target_needs_tls_or_a_proxy_that_is_trusted_to_have_had_it(
+    run: Run, proxies: list[str], status: int
+) -> None:
+    """RFC 9110, section 7.4."""
+    trusted = tuple(map(parse_trusted_proxy, proxies))
+
+    async def subject() -> None:
+        async with serving(trusted_proxies=trusted) as server, Client(server) as client:
+            assert (await client.ask(get("https://localhost/a"))).status == status
+            assert (await client.ask(get("http://localhost/a"))).status == 200
+
+    run(subject())
+
+
 @pytest.mark.parametrize("answer", ["error", "whole", "streamed"])
 def test_a_malformed_body_that_has_come_is_refused_though_nobody_reads_it(
     run: Run, answer: str

@@ -82,6 +82,7 @@ def test_requests_over_tls_are_answered_like_any_other(
         ):
             assert (await client.ask(GET)).body == b"/ "
             assert (await client.ask(post(b"x" * 1_000_000))).body == b"/ " + b"x" * 1_000_000
+            assert (await client.ask(get("https://localhost/a"))).body == b"/a "
             last = await client.ask(get("/last", "Connection: close"))
             assert last.body == b"/last "
             # close_notify: a cut would be an ssl.SSLError here
