@@ -212,6 +212,12 @@ class RequestParser:
         searched = 0  # never look at a byte twice: clients may send one at a time
         while True:
             end = self._buffer.find(b"\n", searched)
+            seen = end if end >= 0 else len(self._buffer)
+            # A CR belongs before the LF alone. One that does not is told when it comes: its LF may
+            # never, and what is refused first may not depend on how the bytes are split.
+            inside = max(0, min(seen, limit + 1) - 1)
+            if self._buffer.find(b"\r", max(0, searched - 1), inside) >= 0:
+                raise BadRequest("A line has a CR without LF.")
             if (end + 1 or len(self._buffer)) > limit:
                 raise too_long("A line of the request is over its limit.")
             if end >= 0:

@@ -105,7 +105,7 @@ REASONS: Final = [
         applies=_judges_trailers,
     ),
     Reason(
-        name="empty lines, several of them or with nothing behind",
+        name="empty lines before a request",
         peers=frozenset({"h11"}),
         kinds=frozenset({THEY_REFUSE}),
         source='RFC 9112, section 2.2: "a server that is expecting to receive and parse a '
