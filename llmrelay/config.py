@@ -204,7 +204,7 @@ class Config(ClientOptions):
         "N",
         count(0, 1_000_000),
         1024,
-        "Calls that may wait for a free place; further ones get 503.",
+        "Calls, and connections, that may wait for a free place; further ones get 503.",
         _LIMITS,
     )
     queue_timeout_s: float = _option(
@@ -220,7 +220,15 @@ class Config(ClientOptions):
         "N",
         count(1, 1_000_000),
         10_000,
-        "Client connections at once.",
+        "Client connections at once; past it the longest idle one makes room for a new one.",
+        _LIMITS,
+    )
+    max_connections_per_address: int | None = _option(
+        "--max-connections-per-address",
+        "N",
+        count(1, 1_000_000),
+        None,
+        "Connections of one IPv4 address or IPv6 /64; else 1000, and any number of this machine's.",
         _LIMITS,
     )
     max_head_bytes: int = _option(

@@ -162,6 +162,12 @@ class QueueFull(RelayError):
     status, code = 503, "queue_full"
 
 
+class TooManyConnections(RelayError):
+    """All connections are taken and none is idle, or the client's address has too many."""
+
+    status, code = 503, "too_many_connections"
+
+
 class RunnerLost(RelayError):
     """The runner went away before upstream answered."""
 

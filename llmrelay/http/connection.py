@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import logging
 import math
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from ..config import Config
-from ..errors import MisdirectedRequest, RelayError
+from ..errors import MisdirectedRequest, RelayError, TooManyConnections
 from ..peer_text import one_line
 from ..values import UNIX
 from . import outgoing, tls
+from .admission import Admission
 from .events import Headers, Request
 from .exchange import Exchange, Handler, new_request_id
 from .forwarded import Origin, client_address, is_trusted, parse_address
@@ -70,6 +70,7 @@ class Connection:
 
     Args:
         guard: who may ask.
+        admission: whether it may be served; is told when it is idle.
         loopback: whether the listener takes connections of this machine alone.
         encryption: the TLS that is begun before the first request; None for a plain connection.
     """
@@ -82,6 +83,7 @@ class Connection:
         handler: Handler,
         render_error: RenderError,
         guard: Guard,
+        admission: Admission,
         *,
         loopback: bool,
         encryption: ssl.SSLContext | None = None,
@@ -93,6 +95,7 @@ class Connection:
         self._handler = handler
         self._render_error = render_error
         self._guard = guard
+        self._admission = admission
         self._loopback = loopback
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Task[None] | None = None
@@ -112,11 +115,14 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the connection until it ends; cancel to cut it off."""
-        await self._until_closed(self._serve)
-
-    async def turn_away(self, error: RelayError) -> None:
-        """Answer with `error` before anything was asked, and close."""
-        await self._until_closed(functools.partial(self._refuse, error))
+        try:
+            await self._serve()
+        except OSError:
+            pass  # the client reset the connection: there is nobody to tell
+        finally:
+            outgoing.close(self._transport)
+            self._admission.leave(self)
+            await asyncio.wait({self._until_lost()})
 
     def drain(self, idle_grace_s: float) -> None:
         """Close if no request begins to come within `idle_grace_s` seconds; else after its answer.
@@ -131,16 +137,6 @@ class Connection:
         if self._exchange is not None and not self._exchange.started:
             self._exchange.keep_alive = False
 
-    async def _until_closed(self, serving: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await self._encrypt()
-            await serving()
-        except OSError:
-            pass  # the client reset the connection: there is nobody to tell
-        finally:
-            outgoing.close(self._transport)
-            await asyncio.wait({self._until_lost()})
-
     async def _encrypt(self) -> None:
         """The TLS handshake, if there is one to make; an OSError that it raises ends it all."""
         if self._handshake is None:
@@ -154,12 +150,22 @@ class Connection:
         self._talk_over(*streams)
 
     async def _serve(self) -> None:
+        try:
+            await self._admission.enter(self, self._origin)
+        except TooManyConnections as error:
+            await self._encrypt()
+            await self._refuse(error)
+            return
+        await self._encrypt()
         while True:
+            self._admission.idle(self)
             try:
-                request = await self._incoming.next_request()
+                request = await self._incoming.next_request(self._begun)
             except RelayError as error:
                 await self._refuse(error)
                 return
+            finally:
+                self._begun()
             if request is None:
                 await self._flush()
                 if not self._transport.can_write_eof():
@@ -168,6 +174,9 @@ class Connection:
             if not await self._answer(request):
                 await self._hang_up()
                 return
+
+    def _begun(self) -> None:
+        self._admission.busy(self)
 
     async def _refuse(self, error: RelayError) -> None:
         """Answer what could not be read as a request: where the next one starts is not known."""
@@ -210,7 +219,9 @@ class Connection:
         exchange.client_address = client_address(
             self._origin, request.headers, self._config.trusted_proxies
         )
-        exchange.keep_alive = request.keep_alive and not self._draining
+        exchange.keep_alive = (
+            request.keep_alive and not self._draining and not self._admission.crowded
+        )
         if (name := tls.client_name(self._writer)) is not None:
             exchange.log_fields["certificate"] = name
         exchange.common_headers = self._guard.cors.headers(request)

@@ -56,8 +56,11 @@ class Incoming:
         self._broken = False
         self.ended = False
 
-    async def next_request(self) -> Request | None:
+    async def next_request(self, begun: Callable[[], None]) -> Request | None:
         """Wait for the next request's head.
+
+        Args:
+            begun: called when its first byte has come, unless the whole head came at once.
 
         Returns:
             None if none came: the client ended, or was idle for keep_alive_s or `wait_at_most`.
@@ -70,7 +73,7 @@ class Incoming:
         try:
             async with asyncio.timeout(self._idle_s) as limit:
                 self._idle_limit = limit
-                request = await self._read_head(limit)
+                request = await self._read_head(limit, begun)
         except TimeoutError:
             if self._idle_limit is not None:
                 return None
@@ -88,7 +91,7 @@ class Incoming:
                 self._parser.next_event()  # EndOfMessage: there is nothing to wait for
         return request
 
-    async def _read_head(self, limit: asyncio.Timeout) -> Request | None:
+    async def _read_head(self, limit: asyncio.Timeout, begun: Callable[[], None]) -> Request | None:
         while True:
             event = self._parser.next_event()
             if isinstance(event, Request):
@@ -97,6 +100,7 @@ class Incoming:
                 return None
             if self._idle_limit is not None and self._parser.begun:
                 self._idle_limit = None
+                begun()
                 limit.reschedule(self._loop.time() + self._config.head_timeout_s)
             await self._receive()
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..config import Config
-from ..errors import QueueFull
 from ..values import ListenAddress
 from . import listeners
+from .admission import Admission
 from .connection import Connection, RenderError
 from .exchange import Handler
 from .guard import Guard
@@ -27,9 +27,6 @@ from .listeners import Listener
 
 logger = logging.getLogger("llmrelay.http")
 
-# Connections past the limit are told so, but telling too costs a socket for a while. Still more are
-# closed at once.
-MAX_TURNED_AWAY: Final = 128
 # New connections in the kernel's queue: a burst that comes while the loop is busy.
 BACKLOG: Final = 1024
 
@@ -72,8 +69,8 @@ class Server:
         self._draining = False
         self._aborted = asyncio.Event()
         self._idle_grace_s = 0.0
+        self._admission = Admission(config)
         self._connections: dict[asyncio.Task[None], Connection] = {}
-        self._turned_away: set[asyncio.Task[None]] = set()
 
     def bind(self) -> None:
         """Take the addresses; clients are refused until `start`.
@@ -151,6 +148,7 @@ class Server:
         if self._draining:
             self.abort()
         self._draining = True
+        self._admission.open_all()
         begun_s = asyncio.get_running_loop().time()
         await self._hand_over(timeout_s)
         self._close_listeners()
@@ -189,24 +187,20 @@ class Server:
         self._draining = True
         self._aborted.set()
         self._close_listeners()
-        for task in self._tasks():
+        for task in self._connections:
             task.cancel()
 
     async def _all_ended(self) -> None:
         # asyncio may be about to tell of one that it has taken before.
-        while tasks := self._tasks():
-            await asyncio.wait(tasks)
-
-    def _tasks(self) -> set[asyncio.Task[None]]:
-        return self._turned_away.union(self._connections)
+        while self._connections:
+            await asyncio.wait(set(self._connections))
 
     def _connected(
         self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Not a coroutine function: asyncio would make a task of it that nobody owns."""
         encryption = self.encryption if isinstance(listener.address, ListenAddress) else None
-        full = len(self._connections) >= self._config.max_connections
-        if self._aborted.is_set() or (full and len(self._turned_away) >= MAX_TURNED_AWAY):
+        if self._aborted.is_set():
             writer.transport.abort()
             return
         connection = Connection(
@@ -216,25 +210,17 @@ class Server:
             self._handler,
             self._render_error,
             self._guard,
+            self._admission,
             loopback=listener.loopback,
             encryption=encryption,
         )
         if self._draining:
             connection.drain(self._idle_grace_s)
-        loop = asyncio.get_running_loop()
-        if full:
-            error = QueueFull(
-                "Too many connections are open here; try again in a second.", retry_after_s=1
-            )
-            task = loop.create_task(connection.turn_away(error))
-            self._turned_away.add(task)
-        else:
-            task = loop.create_task(connection.run())
-            self._connections[task] = connection
+        task = asyncio.get_running_loop().create_task(connection.run())
+        self._connections[task] = connection
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._connections.pop(task, None)
-        self._turned_away.discard(task)
+        del self._connections[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("A connection failed.", exc_info=error)

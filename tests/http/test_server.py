@@ -11,7 +11,6 @@ import pytest
 
 from llmrelay.config import Config
 from llmrelay.errors import CannotListen
-from llmrelay.http import server as server_module
 from llmrelay.http.exchange import Exchange
 from llmrelay.http.listeners import Listener
 from llmrelay.http.server import Server
@@ -118,43 +117,6 @@ def test_the_guard_takes_any_host_where_others_may_connect(run: Run) -> None:
         async with Client(server) as client:
             assert (await client.ask(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")).status == 200
         await server.drain(0)
-
-    run(subject())
-
-
-# --- How many -----------------------------------------------------------------------------------
-
-
-def test_a_connection_past_the_limit_reads_503_and_the_others_go_on(run: Run) -> None:
-    async def subject() -> None:
-        async with serving(max_connections=2) as server, AsyncExitStack() as stack:
-            one, two, three = [await stack.enter_async_context(Client(server)) for _ in range(3)]
-            refusal = await three.response()
-            assert (refusal.status, refusal.body) == (503, b"unread queue_full")
-            assert refusal.headers["retry-after"] == "1"
-            assert refusal.headers["connection"] == "close"
-            three.send(GET)  # too late, and does not turn the end into a reset
-            assert await three.closed() == b""
-            for client in (one, two):
-                assert (await client.ask(GET)).status == 200
-            one.close()
-            await until(lambda: server.connections == 1)
-            async with Client(server) as four:
-                assert (await four.ask(GET)).status == 200
-
-    run(subject())
-
-
-def test_past_the_limit_of_refusals_a_connection_is_just_closed(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "MAX_TURNED_AWAY", 1)
-
-    async def subject() -> None:
-        async with serving(max_connections=1) as server, AsyncExitStack() as stack:
-            _, two, three = [await stack.enter_async_context(Client(server)) for _ in range(3)]
-            assert (await two.response()).status == 503
-            assert await three.closed() == b""
 
     run(subject())
 

@@ -1,0 +1,233 @@
+"""How many may connect: at once, from one address, and who goes or waits when it is full.
+
+A connection that is idle (no request has begun to come) costs its client nothing to lose, as every
+HTTP client connects again. So at the limit the one that has been idle longest makes room, and no
+number of idle connections keeps a request from being answered. One in an exchange, or with half a
+request sent, is never ended for another: then the new one waits for a while, unread, first come
+first served, and is refused if no other has ended or become idle by then.
+
+Knows no socket and no HTTP. Held by server.py; connection.py enters, says when it is idle, leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final, NoReturn, Protocol
+
+from ..config import Config
+from ..errors import TooManyConnections
+from ..values import UNIX
+from .forwarded import Origin, is_trusted
+
+# Where --max-connections-per-address is not given: a tenth of all, so that it takes ten addresses
+# to fill the server; an office behind one address stays far below it.
+DEFAULT_PER_ADDRESS: Final = 1_000
+
+# Telling that there is no room takes a socket for a while. Still more are closed at once.
+MAX_TURNED_AWAY: Final = 128
+
+RETRY_AFTER_S: Final = 1
+# So long a connection is not idle yet: its request may be on its way, or its next one.
+IDLE_AFTER_S: Final = 0.5
+
+
+_IPV6_LOOPBACK: Final = bytes(15) + b"\x01"
+
+
+class Guest(Protocol):
+    """A connection, as far as it is known here."""
+
+    def drain(self, idle_grace_s: float) -> None:
+        """Close if no request begins to come within `idle_grace_s`; else after its answer."""
+
+
+class PerAddress:
+    """How many of something each client address has now; an IPv6 address stands for its /64.
+
+    A host is given a /64 at least (RFC 6177), and takes as many addresses from it as it likes.
+
+    Args:
+        limit: for each address.
+        count_loopback: whether this machine's own addresses have the limit too.
+    """
+
+    def __init__(self, limit: int, *, count_loopback: bool) -> None:
+        self.limit = limit
+        self._count_loopback = count_loopback
+        self._counts: dict[bytes, int] = {}
+
+    def take(self, origin: Origin) -> bool:
+        """Count one more; False, and nothing is counted, if the address is at its limit.
+
+        Whatever has no IP address, as a Unix socket's peer, has no limit.
+        """
+        key = self._key(origin)
+        if key is None:
+            return True
+        count = self._counts.get(key, 0)
+        if count >= self.limit:
+            return False
+        self._counts[key] = count + 1
+        return True
+
+    def release(self, origin: Origin) -> None:
+        """Count one less: what `take` has counted is over."""
+        key = self._key(origin)
+        if key is None:
+            return
+        self._counts[key] -= 1
+        if not self._counts[key]:  # only who is here takes memory
+            del self._counts[key]
+
+    def _key(self, origin: Origin) -> bytes | None:
+        if origin is None or origin == UNIX:
+            return None
+        packed = origin.packed
+        # As is_loopback says, which parses networks for it.
+        loopback = packed[0] == 127 if len(packed) == 4 else packed == _IPV6_LOOPBACK
+        return None if loopback and not self._count_loopback else packed[:8]
+
+
+class Admission:
+    """The connections that are inside, those of them that are idle, and those that wait outside.
+
+    Attributes:
+        capacity: connections that may be open in all: inside, waiting, or reading why not.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._trusted = config.trusted_proxies
+        self._max_connections = config.max_connections
+        self._max_waiting = config.queue_length
+        self._wait_s = config.queue_timeout_s
+        limit = config.max_connections_per_address
+        self._per_address = PerAddress(
+            DEFAULT_PER_ADDRESS if limit is None else limit, count_loopback=limit is not None
+        )
+        self._too_many_of_it = (
+            f"Your address has {self._per_address.limit} connections or requests open here;"
+            " close one, or try again in a second."
+        )
+        self._origins: dict[Guest, Origin] = {}
+        self._inside: set[Guest] = set()
+        # Since when, by the loop's clock; the longest first.
+        self._idle: OrderedDict[Guest, float] = OrderedDict()
+        self._waiting: OrderedDict[Guest, asyncio.Future[None]] = OrderedDict()
+        self._loop = asyncio.get_running_loop()
+        self._next_room: asyncio.TimerHandle | None = None
+        self._turned_away: set[Guest] = set()
+        self.capacity = self._max_connections + self._max_waiting + MAX_TURNED_AWAY
+
+    @property
+    def crowded(self) -> bool:
+        """Whether others wait for room: what becomes idle now has to go."""
+        return bool(self._waiting)
+
+    async def enter(self, guest: Guest, origin: Origin) -> None:
+        """Let a new connection in, at once or after a wait; it counts as idle. `leave` ends it.
+
+        Args:
+            origin: whose it is. A trusted proxy's are not counted by address: the exchanges of
+                its clients are (`exchange`).
+
+        Raises:
+            TooManyConnections: there are too many of its address; or none made room within
+                queue_timeout_s; or queue_length connections wait for that already.
+            ConnectionAbortedError: the same, and MAX_TURNED_AWAY others are being told so.
+        """
+        if not is_trusted(origin, self._trusted):
+            if not self._per_address.take(origin):
+                self._turn_away(guest, self._too_many_of_it)
+            self._origins[guest] = origin
+        if not self._let_in(guest) and not await self._let_in_later(guest):
+            self._turn_away(guest, "Too many connections are open here; try again in a second.")
+
+    @contextlib.contextmanager
+    def exchange(self, client: Origin) -> Iterator[None]:
+        """Count an exchange of a client that stands behind a trusted proxy.
+
+        Raises:
+            TooManyConnections: its address has too many.
+        """
+        if not self._per_address.take(client):
+            raise TooManyConnections(self._too_many_of_it, retry_after_s=RETRY_AFTER_S)
+        try:
+            yield
+        finally:
+            self._per_address.release(client)
+
+    def idle(self, guest: Guest) -> None:
+        """No request has begun to come: from now on `guest` may have to make room."""
+        if guest in self._inside:
+            self._idle[guest] = self._loop.time()
+            self._hand_over()
+
+    def busy(self, guest: Guest) -> None:
+        """A request has begun to come, or none will."""
+        self._idle.pop(guest, None)
+
+    def leave(self, guest: Guest) -> None:
+        """Its connection is over. Does nothing for one that had to make room."""
+        self._turned_away.discard(guest)
+        self._remove(guest)
+        self._hand_over()
+
+    def open_all(self) -> None:
+        """Let in who waits, whatever the limit: no more will come."""
+        self._max_connections = self.capacity
+        self._hand_over()
+
+    def _turn_away(self, guest: Guest, reason: str) -> NoReturn:
+        if len(self._turned_away) >= MAX_TURNED_AWAY:
+            raise ConnectionAbortedError("too many are being turned away")
+        self._turned_away.add(guest)
+        raise TooManyConnections(reason, retry_after_s=RETRY_AFTER_S)
+
+    def _let_in(self, guest: Guest) -> bool:
+        if len(self._inside) >= self._max_connections:
+            longest, since_s = next(iter(self._idle.items()), (None, 0.0))
+            if longest is None or self._loop.time() < since_s + IDLE_AFTER_S:
+                return False
+            self._remove(longest)
+            longest.drain(0)
+        self._inside.add(guest)
+        self._idle[guest] = self._loop.time()
+        return True
+
+    async def _let_in_later(self, guest: Guest) -> bool:
+        if len(self._waiting) >= self._max_waiting:
+            return False
+        self._waiting[guest] = room = self._loop.create_future()
+        self._hand_over()
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await room
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.pop(guest, None)
+        return True
+
+    def _hand_over(self) -> None:
+        """What room there is goes to who has waited longest."""
+        if self._next_room is not None:
+            self._next_room.cancel()
+            self._next_room = None
+        while self._waiting:
+            guest, room = next(iter(self._waiting.items()))
+            if not room.done() and not self._let_in(guest):
+                break
+            del self._waiting[guest]
+            if not room.done():
+                room.set_result(None)
+        if self._waiting and self._idle:
+            idle_since_s = next(iter(self._idle.values()))
+            self._next_room = self._loop.call_at(idle_since_s + IDLE_AFTER_S, self._hand_over)
+
+    def _remove(self, guest: Guest) -> None:
+        self._idle.pop(guest, None)
+        self._inside.discard(guest)
+        self._per_address.release(self._origins.pop(guest, None))
