@@ -23,7 +23,7 @@ from runner_payload.process import allow_descriptors, forbid_core_dumps
 from .api.errors import render_error
 from .config import Config
 from .errors import ConnectError, UnusableConfig
-from .http import tls
+from .http import admission, tls
 from .http.guard import Guard, require_credentials
 from .http.server import Server
 from .http.tokens import Tokens
@@ -38,7 +38,7 @@ logger = logging.getLogger("llmrelay")
 
 # The runner closes its upstream connections and says goodbye; a lost one is not waited for.
 RUNNER_END_S = 3.0
-# Descriptors beside those of client connections: SSH, files, the loop.
+# Descriptors beside those of client connections: SSH, listeners, files, the loop.
 SPARE_DESCRIPTORS = 64
 
 
@@ -74,7 +74,8 @@ class FrontEnd:
         self._routes = Routes(self._pool, config)
         self._tokens = None if config.auth_tokens is None else Tokens(config.auth_tokens)
         guard = Guard(config, self._tokens, OPEN_PATHS)
-        self._server = Server(config, self._routes, render_error, handed_in, guard)
+        limited = _with_descriptors(config)
+        self._server = Server(limited, self._routes, render_error, handed_in, guard)
         self._load()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Sequence[Listen]], None]) -> None:
@@ -87,7 +88,6 @@ class FrontEnd:
             ConnectError: the runner cannot be started, or the address not listened on.
         """
         forbid_core_dumps()
-        self._allow_connections()
         ready = asyncio.Event()
         self._bind()
         try:
@@ -141,16 +141,6 @@ class FrontEnd:
             return
         logger.info("reloaded: %s", ", ".join(map(str, files)) or "there is nothing to reload")
 
-    def _allow_connections(self) -> None:
-        wanted = self._config.max_connections + SPARE_DESCRIPTORS
-        allowed = allow_descriptors(wanted)
-        if allowed < wanted:
-            logger.warning(
-                "the limit of open files, %d, is less than %d connections need (ulimit -n)",
-                allowed,
-                self._config.max_connections,
-            )
-
     async def _drain(self) -> None:
         logger.info("draining: running answers have %g s", self._config.drain_s)
         self._routes.draining = True
@@ -168,6 +158,23 @@ def _terminal_is_gone() -> bool:
     except termios.error as error:
         return bool(error.args[0] == errno.EIO)
     return False
+
+
+def _with_descriptors(config: Config) -> Config:
+    """As many connections as open files are allowed for, so that clients cannot use those up."""
+    needed = admission.descriptors(config) + SPARE_DESCRIPTORS
+    allowed = allow_descriptors(needed)
+    fitted = admission.fitted(config, allowed - SPARE_DESCRIPTORS)
+    if fitted.max_connections < config.max_connections:
+        logger.warning(
+            "the limit of open files, %d, allows %d connections at once, not %d: for those it would"
+            " have to be %d (ulimit -n, or LimitNOFILE= of a systemd unit)",
+            allowed,
+            fitted.max_connections,
+            config.max_connections,
+            needed,
+        )
+    return fitted
 
 
 async def serve(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, NoReturn, Protocol
@@ -30,6 +31,9 @@ DEFAULT_PER_ADDRESS: Final = 1_000
 MAX_TURNED_AWAY: Final = 128
 
 RETRY_AFTER_S: Final = 1
+# New connections that the loop may accept at once before the first of them is looked at.
+BURST: Final = 1024
+
 # So long a connection is not idle yet: its request may be on its way, or its next one.
 IDLE_AFTER_S: Final = 0.5
 
@@ -89,6 +93,29 @@ class PerAddress:
         # As is_loopback says, which parses networks for it.
         loopback = packed[0] == 127 if len(packed) == 4 else packed == _IPV6_LOOPBACK
         return None if loopback and not self._count_loopback else packed[:8]
+
+
+def descriptors(config: Config) -> int:
+    """How many open files the connections that `config` allows can take at the most."""
+    return config.max_connections + config.queue_length + MAX_TURNED_AWAY + BURST
+
+
+def fitted(config: Config, allowed: int) -> Config:
+    """`config`, or one with so many connections that they do with `allowed` open files.
+
+    Where the limit is small altogether, half of it is for connections inside and an eighth for
+    those that wait, so that there are some for a burst.
+    """
+    missing = descriptors(config) - allowed
+    if missing <= 0:
+        return config
+    return dataclasses.replace(
+        config,
+        max_connections=max(
+            1, min(config.max_connections, allowed // 2), config.max_connections - missing
+        ),
+        queue_length=min(config.queue_length, allowed // 8),
+    )
 
 
 class Admission:

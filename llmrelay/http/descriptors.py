@@ -42,6 +42,8 @@ class DescriptorWatch:
             error = context.get("exception")
             if isinstance(error, OSError) and error.errno in _OUT and "socket" in context:
                 self._say(error.strerror or str(error))
+            elif isinstance(error, ValueError) and "file descriptor: -1" in str(error):
+                pass  # asyncio wanted to try again, and the server has been closed meanwhile
             elif before is not None:
                 before(loop, context)
             else:

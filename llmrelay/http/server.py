@@ -21,6 +21,7 @@ from ..values import ListenAddress
 from . import listeners
 from .admission import Admission
 from .connection import Connection, RenderError
+from .descriptors import DescriptorWatch
 from .exchange import Handler
 from .guard import Guard
 from .listeners import Listener
@@ -29,6 +30,9 @@ logger = logging.getLogger("llmrelay.http")
 
 # New connections in the kernel's queue: a burst that comes while the loop is busy.
 BACKLOG: Final = 1024
+# So many of them asyncio accepts in a turn, so that others have theirs in between; without any
+# descriptor left it tries as often for nothing. uvloop takes all.
+ACCEPTED_PER_TURN: Final = 64
 
 # How long a front-end that hands its address over to another goes on taking what the kernel has
 # given it already, and waits for a request on a connection that is idle: its client may be sending
@@ -70,6 +74,7 @@ class Server:
         self._aborted = asyncio.Event()
         self._idle_grace_s = 0.0
         self._admission = Admission(config)
+        self._descriptors = DescriptorWatch(asyncio.get_running_loop())
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
     def bind(self) -> None:
@@ -96,6 +101,7 @@ class Server:
         """
         if not self._listeners:
             self.bind()
+        self._descriptors.install()
         for listener in self._listeners:
             try:
                 self._accepting[listener] = await self._accept(listener)
@@ -108,9 +114,10 @@ class Server:
         connected = functools.partial(self._connected, listener)
         # asyncio closes the socket that it is given. Ours stays open beside it, to be asked.
         sock = listener.sock.dup()
-        if sock.family == socket.AF_UNIX:
-            return await asyncio.start_unix_server(connected, sock=sock, backlog=BACKLOG)
-        return await asyncio.start_server(connected, sock=sock, backlog=BACKLOG)
+        start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
+        accepting = await start(connected, sock=sock, backlog=ACCEPTED_PER_TURN)
+        listener.sock.listen(BACKLOG)  # the same socket, which listens already
+        return accepting
 
     def _close_listeners(self) -> None:
         """Take no more connections; a second time it does nothing."""
@@ -203,6 +210,7 @@ class Server:
         if self._aborted.is_set():
             writer.transport.abort()
             return
+        self._descriptors.opened(writer.get_extra_info("socket").fileno())
         connection = Connection(
             reader,
             writer,

@@ -8,7 +8,7 @@ import pytest
 from llmrelay.config import Config
 from llmrelay.errors import TooManyConnections
 from llmrelay.http import admission as admission_module
-from llmrelay.http.admission import DEFAULT_PER_ADDRESS, Admission, PerAddress
+from llmrelay.http.admission import DEFAULT_PER_ADDRESS, Admission, PerAddress, descriptors, fitted
 from llmrelay.http.forwarded import parse_address
 from llmrelay.values import UNIX
 
@@ -345,3 +345,24 @@ def test_drain_lets_in_who_waits_so_that_none_is_left_without_an_answer(run: Run
                 await draining
 
     run(subject())
+
+
+# --- Descriptors --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("allowed", "connections"),
+    [(20_000, 10_000), (12_176, 10_000), (12_175, 9_999), (1_024, 512), (300, 150), (1, 1)],
+)
+def test_connections_are_no_more_than_open_files_are_allowed_for(
+    allowed: int, connections: int
+) -> None:
+    config = Config()
+    assert descriptors(config) == 12_176
+    fitting = fitted(config, allowed)
+    assert fitting.max_connections == connections
+    assert (fitting is config) is (allowed >= 12_176)
+
+
+def test_few_connections_stay_as_they_are_where_few_open_files_are_allowed() -> None:
+    assert fitted(Config(max_connections=100), 1_000).max_connections == 100
