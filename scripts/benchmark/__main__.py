@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import latency, profiler, report, sdk, slow
+from . import flood, latency, profiler, report, sdk, slow
 from .child import ChildFailed
 from .peers import NAMES, running
 from .records import MAX_NUMBER
@@ -92,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "latency", "one delta per 100 ms, curl besides", latency.run, 3)
     command.add_argument("--deltas", type=_count, default=50, help="[%(default)s]")
     _command(commands, "slow", "200 calls, one of them unread for 5 s", slow.run, rounds=2)
+    what = "prompts beside ten thousand connections that ask for nothing"
+    command = _command(commands, "flood", what, flood.run, rounds=1)
+    command.add_argument("--idle", type=_count, default=flood.IDLE, help="[%(default)s]")
+    command.add_argument("--slow", type=_count, default=flood.SLOW, help="[%(default)s]")
     _command(commands, "sdk", "openai's typed iteration beside its bytes", sdk.run, rounds=3)
     return parser
 

@@ -85,7 +85,7 @@ class Client(asyncio.Protocol):
         self._transport.abort()
 
 
-def _request(plan: Plan, framing: Framing, port: int) -> bytes:
+def encode_request(plan: Plan, framing: Framing, port: int) -> bytes:
     body, path, kind = plan.prompt(), "/chat", "text/plain"
     if framing == "completions":
         path, kind = "/v1/chat/completions", "application/json"
@@ -134,7 +134,7 @@ async def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             for plan in plans
         )
     )
-    requests = [_request(plan, arguments.framing, arguments.port) for plan in plans]
+    requests = [encode_request(plan, arguments.framing, arguments.port) for plan in plans]
     _say("connected")
     # Nothing goes on yet that could be held up by waiting here.
     if not sys.stdin.readline():
