@@ -6,7 +6,8 @@ number of idle connections keeps a request from being answered. One in an exchan
 request sent, is never ended for another: then the new one waits for a while, unread, first come
 first served, and is refused if no other has ended or become idle by then.
 
-Knows no socket and no HTTP. Held by server.py; connection.py enters, says when it is idle, leaves.
+Knows no transport and no HTTP. Held by server.py; connection.py enters, says when it is idle, and
+leaves.
 """
 
 from __future__ import annotations

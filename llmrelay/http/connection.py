@@ -12,7 +12,6 @@ writes the access log.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
@@ -117,8 +116,8 @@ class Connection:
         """Serve the connection until it ends; cancel to cut it off."""
         try:
             await self._serve()
-        except OSError:
-            pass  # the client reset the connection: there is nobody to tell
+        except OSError as error:
+            _forget(error)  # the client reset the connection: there is nobody to tell
         finally:
             outgoing.close(self._transport)
             self._admission.leave(self)
@@ -306,8 +305,8 @@ class Connection:
                     break
                 interval_s = min(2 * interval_s, MAX_PROBE_S)
             await asyncio.wait({self._until_lost()})
-        except OSError:
-            pass
+        except OSError as error:
+            _forget(error)
         exchange.client_gone = True
         handling.cancel()
 
@@ -322,8 +321,10 @@ class Connection:
         return self._lost
 
     async def _wait_closed(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             await self._writer.wait_closed()
+        except OSError as error:
+            _forget(error)
 
     # --- The access log ---------------------------------------------------------------------
 
@@ -352,6 +353,11 @@ class Connection:
         )
         said = "".join(f" {name}={_shown(value)}" for name, value in exchange.log_fields.items())
         access_logger.info("%s", line.format_map(fields) + said, extra={"fields": fields})
+
+
+def _forget(error: OSError) -> None:
+    """Let go of what an error holds that a stream holds: the connection, which holds the stream."""
+    error.__traceback__ = error.__context__ = None
 
 
 def _shown(value: object) -> str:

@@ -11,6 +11,7 @@ and stays: the end of a message after it cannot be known. Driven by connection.p
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Generator
 from typing import Final
@@ -105,7 +106,8 @@ class RequestParser:
         try:
             return next(self._parsing)
         except RelayError as error:
-            self._error = error
+            # Not the one that is raised: its traceback holds whoever reads here, who holds this.
+            self._error = copy.copy(error)
             self._buffer.clear()
             raise
 

@@ -49,8 +49,9 @@ class Incoming:
         self._loop = asyncio.get_running_loop()
         self._idle_limit: asyncio.Timeout | None = None  # while waiting for a first byte
         self._idle_s = config.keep_alive_s
-        self._received = asyncio.Event()
-        self._taken = asyncio.Event()
+        # Made for each exchange: 1.5 KiB that an idle connection does without.
+        self._received: asyncio.Event
+        self._taken: asyncio.Event
         self._unread: int | None = 0  # of the request's body; None if its length is unsaid
         self._unasked = False  # the client may be waiting for "100 Continue" and send nothing
         self._broken = False
@@ -85,6 +86,7 @@ class Incoming:
         finally:
             self._idle_limit = None
         if request is not None:
+            self._received, self._taken = asyncio.Event(), asyncio.Event()
             self._unread = None if request.framing == "chunked" else request.framing or 0
             self._unasked = request.expect_continue
             if self._unread == 0:
@@ -121,6 +123,7 @@ class Incoming:
         while not self.ended:
             if self._parser.buffered < READ_AHEAD_BYTES:
                 await self._receive()
+                self._received.set()
             elif self._unread == 0:
                 return
             else:
@@ -259,4 +262,3 @@ class Incoming:
         else:
             self._parser.feed_eof()
             self.ended = True
-        self._received.set()

@@ -1,0 +1,40 @@
+"""What a connection leaves is freed at once: serve.py lets the garbage collector come rarely."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from llmrelay.http.connection import Connection
+
+from .conftest import Run
+from .live import GET, Client, post, serving, until
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("sent", [b"", GET, GET[:-1], post(b"body")[:-1], b"bad\r\n"])
+def test_a_connection_that_is_over_is_freed_without_the_garbage_collector(
+    run: Run, sent: bytes, reset: bool
+) -> None:
+    async def subject() -> None:
+        async with (
+            serving(head_timeout_s=0.05, body_timeout_s=0.05) as server,
+            Client(server) as client,
+        ):
+            client.send(sent)
+            if sent:
+                await client.response()
+            client.reset() if reset else client.close()
+            await until(lambda: server.connections == 0)
+        await asyncio.sleep(0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(subject())
+        left = [each for each in gc.get_objects() if isinstance(each, Connection)]
+        assert left == []
+    finally:
+        gc.enable()
