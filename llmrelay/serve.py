@@ -24,7 +24,7 @@ from runner_payload.process import allow_descriptors, forbid_core_dumps
 from .api.errors import render_error
 from .config import Config
 from .errors import ConnectError, UnusableConfig
-from .http import admission, tls
+from .http import connection_limits, tls
 from .http.guard import Guard, require_credentials
 from .http.server import Server
 from .http.tokens import Tokens
@@ -176,9 +176,9 @@ def _collect_rarely() -> None:
 
 def _with_descriptors(config: Config) -> Config:
     """As many connections as open files are allowed for, so that clients cannot use those up."""
-    needed = admission.descriptors(config) + SPARE_DESCRIPTORS
+    needed = connection_limits.descriptors(config) + SPARE_DESCRIPTORS
     allowed = allow_descriptors(needed)
-    fitted = admission.fitted(config, allowed - SPARE_DESCRIPTORS)
+    fitted = connection_limits.fitted(config, allowed - SPARE_DESCRIPTORS)
     if fitted.max_connections < config.max_connections:
         logger.warning(
             "the limit of open files, %d, allows %d connections at once, not %d: for those it would"

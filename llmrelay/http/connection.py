@@ -27,7 +27,7 @@ from ..errors import MisdirectedRequest, RelayError, TooManyConnections
 from ..peer_text import one_line
 from ..values import UNIX
 from . import outgoing, tls
-from .admission import Admission
+from .connection_limits import ConnectionLimits
 from .events import Headers, Request
 from .exchange import Exchange, Handler, new_request_id
 from .forwarded import Origin, client_address, is_trusted, parse_address
@@ -69,7 +69,7 @@ class Connection:
 
     Args:
         guard: who may ask.
-        admission: whether it may be served; is told when it is idle.
+        limits: whether it may be served; is told when it is idle.
         loopback: whether the listener takes connections of this machine alone.
         encryption: the TLS that is begun before the first request; None for a plain connection.
     """
@@ -82,7 +82,7 @@ class Connection:
         handler: Handler,
         render_error: RenderError,
         guard: Guard,
-        admission: Admission,
+        limits: ConnectionLimits,
         *,
         loopback: bool,
         encryption: ssl.SSLContext | None = None,
@@ -94,7 +94,7 @@ class Connection:
         self._handler = handler
         self._render_error = render_error
         self._guard = guard
-        self._admission = admission
+        self._limits = limits
         self._loopback = loopback
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Task[None] | None = None
@@ -120,7 +120,7 @@ class Connection:
             _forget(error)  # the client reset the connection: there is nobody to tell
         finally:
             outgoing.close(self._transport)
-            self._admission.leave(self)
+            self._limits.leave(self)
             await asyncio.wait({self._until_lost()})
 
     def drain(self, idle_grace_s: float) -> None:
@@ -150,14 +150,14 @@ class Connection:
 
     async def _serve(self) -> None:
         try:
-            await self._admission.enter(self, self._origin)
+            await self._limits.enter(self, self._origin)
         except TooManyConnections as error:
             await self._encrypt()
             await self._refuse(error)
             return
         await self._encrypt()
         while True:
-            self._admission.idle(self)
+            self._limits.idle(self)
             try:
                 request = await self._incoming.next_request(self._begun)
             except RelayError as error:
@@ -175,7 +175,7 @@ class Connection:
                 return
 
     def _begun(self) -> None:
-        self._admission.busy(self)
+        self._limits.busy(self)
 
     async def _refuse(self, error: RelayError) -> None:
         """Answer what could not be read as a request: where the next one starts is not known."""
@@ -218,9 +218,7 @@ class Connection:
         exchange.client_address = client_address(
             self._origin, request.headers, self._config.trusted_proxies
         )
-        exchange.keep_alive = (
-            request.keep_alive and not self._draining and not self._admission.crowded
-        )
+        exchange.keep_alive = request.keep_alive and not self._draining and not self._limits.crowded
         if (name := tls.client_name(self._writer)) is not None:
             exchange.log_fields["certificate"] = name
         exchange.common_headers = self._guard.cors.headers(request)
@@ -271,7 +269,10 @@ class Connection:
         if admission.caller is not None:
             exchange.log_fields["token"] = admission.caller.name
         exchange.trusted = admission.trusted
-        with admission.calling(self._loop.time()):
+        with (
+            self._limits.exchange(exchange.client_address, via=self._origin),
+            admission.calling(self._loop.time()),
+        ):
             await self._handler(exchange)
 
     def _fail(self, exchange: Exchange, request: Request | None, error: RelayError) -> None:

@@ -19,8 +19,8 @@ from typing import Final
 from ..config import Config
 from ..values import ListenAddress
 from . import listeners
-from .admission import Admission
 from .connection import Connection, RenderError
+from .connection_limits import ConnectionLimits
 from .descriptors import DescriptorWatch
 from .exchange import Handler
 from .guard import Guard
@@ -73,7 +73,7 @@ class Server:
         self._draining = False
         self._aborted = asyncio.Event()
         self._idle_grace_s = 0.0
-        self._admission = Admission(config)
+        self._limits = ConnectionLimits(config)
         self._descriptors = DescriptorWatch(asyncio.get_running_loop())
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
@@ -155,7 +155,7 @@ class Server:
         if self._draining:
             self.abort()
         self._draining = True
-        self._admission.open_all()
+        self._limits.open_all()
         begun_s = asyncio.get_running_loop().time()
         await self._hand_over(timeout_s)
         self._close_listeners()
@@ -218,7 +218,7 @@ class Server:
             self._handler,
             self._render_error,
             self._guard,
-            self._admission,
+            self._limits,
             loopback=listener.loopback,
             encryption=encryption,
         )

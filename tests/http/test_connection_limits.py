@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from ipaddress import ip_network
 
 import pytest
 
 from llmrelay.config import Config
 from llmrelay.errors import TooManyConnections
-from llmrelay.http import admission as admission_module
-from llmrelay.http.admission import DEFAULT_PER_ADDRESS, Admission, PerAddress, descriptors, fitted
+from llmrelay.http import connection_limits as subject_module
+from llmrelay.http.connection_limits import (
+    DEFAULT_PER_ADDRESS,
+    ConnectionLimits,
+    PerAddress,
+    descriptors,
+    fitted,
+)
 from llmrelay.http.forwarded import parse_address
 from llmrelay.values import UNIX
 
@@ -20,7 +27,7 @@ from .test_connection import Held
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle is idle from its first moment."""
-    monkeypatch.setattr(admission_module, "IDLE_AFTER_S", 0)
+    monkeypatch.setattr(subject_module, "IDLE_AFTER_S", 0)
 
 
 class Guest:
@@ -33,17 +40,17 @@ class Guest:
         self.gone = True
 
 
-async def entering(admission: Admission, count: int, address: str = "192.0.2.1") -> list[Guest]:
+async def entering(limits: ConnectionLimits, count: int, address: str = "192.0.2.1") -> list[Guest]:
     guests = [Guest() for _ in range(count)]
     for guest in guests:
-        await admission.enter(guest, parse_address(address))
+        await limits.enter(guest, parse_address(address))
     return guests
 
 
-async def waiting(admission: Admission) -> tuple[Guest, asyncio.Task[None]]:
+async def waiting(limits: ConnectionLimits) -> tuple[Guest, asyncio.Task[None]]:
     """A connection that has come as far as it can for now."""
     guest = Guest()
-    task = asyncio.ensure_future(admission.enter(guest, parse_address("192.0.2.1")))
+    task = asyncio.ensure_future(limits.enter(guest, parse_address("192.0.2.1")))
     await asyncio.sleep(0)
     return guest, task
 
@@ -61,12 +68,12 @@ async def begin(client: Client) -> bytes:
 @pytest.mark.usefixtures("impatient")
 def test_at_the_limit_the_longest_idle_makes_room_and_no_other(run: Run) -> None:
     async def subject() -> None:
-        admission = Admission(Config(max_connections=3))
-        one, two, three = await entering(admission, 3)
+        limits = ConnectionLimits(Config(max_connections=3))
+        one, two, three = await entering(limits, 3)
         assert (one.gone, two.gone, three.gone) == (False, False, False)
-        admission.busy(one)  # an exchange
-        admission.idle(one)  # and it is over
-        await entering(admission, 1)
+        limits.busy(one)  # an exchange
+        limits.idle(one)  # and it is over
+        await entering(limits, 1)
         assert (one.gone, two.gone, three.gone) == (False, True, False)
 
     run(subject())
@@ -74,34 +81,34 @@ def test_at_the_limit_the_longest_idle_makes_room_and_no_other(run: Run) -> None
 
 def test_one_that_has_begun_a_request_is_never_ended_for_another(run: Run) -> None:
     async def subject() -> None:
-        admission = Admission(Config(max_connections=1, queue_length=0))
-        [one] = await entering(admission, 1)
-        admission.busy(one)
+        limits = ConnectionLimits(Config(max_connections=1, queue_length=0))
+        [one] = await entering(limits, 1)
+        limits.busy(one)
         with pytest.raises(TooManyConnections, match="Too many connections are open here"):
-            await entering(admission, 1)
+            await entering(limits, 1)
         assert not one.gone
-        admission.leave(one)
-        await entering(admission, 1)
+        limits.leave(one)
+        await entering(limits, 1)
 
     run(subject())
 
 
 def test_without_room_connections_wait_and_the_first_that_came_is_the_first_in(run: Run) -> None:
     async def subject() -> None:
-        admission = Admission(Config(max_connections=1))
-        [one] = await entering(admission, 1)
-        admission.busy(one)
-        two, entered = await waiting(admission)
-        _, next_entered = await waiting(admission)
-        assert admission.crowded
+        limits = ConnectionLimits(Config(max_connections=1))
+        [one] = await entering(limits, 1)
+        limits.busy(one)
+        two, entered = await waiting(limits)
+        _, next_entered = await waiting(limits)
+        assert limits.crowded
         assert not entered.done()
-        admission.leave(one)
-        admission.busy(two)
+        limits.leave(one)
+        limits.busy(two)
         await entered
         assert not next_entered.done()
-        admission.leave(two)
+        limits.leave(two)
         await next_entered
-        assert not admission.crowded
+        assert not limits.crowded
 
     run(subject())
 
@@ -109,21 +116,21 @@ def test_without_room_connections_wait_and_the_first_that_came_is_the_first_in(r
 def test_one_that_has_just_become_idle_makes_room_only_after_a_moment(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission_module, "IDLE_AFTER_S", 0.05)
+    monkeypatch.setattr(subject_module, "IDLE_AFTER_S", 0.05)
 
     async def subject() -> None:
-        admission = Admission(Config(max_connections=1))
-        [one] = await entering(admission, 1)
-        admission.busy(one)
-        two, entered = await waiting(admission)
-        admission.idle(one)
+        limits = ConnectionLimits(Config(max_connections=1))
+        [one] = await entering(limits, 1)
+        limits.busy(one)
+        two, entered = await waiting(limits)
+        limits.idle(one)
         await asyncio.sleep(0)
         assert not entered.done()
-        admission.busy(one)  # the next request has come in time
-        admission.idle(one)
+        limits.busy(one)  # the next request has come in time
+        limits.idle(one)
         await entered
         assert one.gone
-        _, next_entered = await waiting(admission)
+        _, next_entered = await waiting(limits)
         assert not two.gone
         await next_entered
         assert two.gone
@@ -133,18 +140,18 @@ def test_one_that_has_just_become_idle_makes_room_only_after_a_moment(
 
 def test_no_more_wait_than_may_and_none_longer_than_it_may(run: Run) -> None:
     async def subject() -> None:
-        limits = {"queue_length": 1, "queue_timeout_s": 0.05}
-        admission = Admission(Config(max_connections=1, **limits))  # type: ignore[arg-type]
-        [one] = await entering(admission, 1)
-        admission.busy(one)
-        _, entered = await waiting(admission)
-        _, refused = await waiting(admission)
+        config = Config(max_connections=1, queue_length=1, queue_timeout_s=0.05)
+        limits = ConnectionLimits(config)
+        [one] = await entering(limits, 1)
+        limits.busy(one)
+        _, entered = await waiting(limits)
+        _, refused = await waiting(limits)
         assert refused.done()
         assert not entered.done()
         for task in (refused, entered):
             with pytest.raises(TooManyConnections):
                 await task
-        assert not admission.crowded
+        assert not limits.crowded
 
     run(subject())
 
@@ -152,15 +159,15 @@ def test_no_more_wait_than_may_and_none_longer_than_it_may(run: Run) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_one_that_had_to_go_is_counted_no_more_whatever_it_says_afterwards(run: Run) -> None:
     async def subject() -> None:
-        admission = Admission(Config(max_connections=1, queue_length=0))
-        [one] = await entering(admission, 1)
-        [two] = await entering(admission, 1)
-        admission.busy(one)
-        admission.idle(one)
-        admission.leave(one)
-        admission.busy(two)
+        limits = ConnectionLimits(Config(max_connections=1, queue_length=0))
+        [one] = await entering(limits, 1)
+        [two] = await entering(limits, 1)
+        limits.busy(one)
+        limits.idle(one)
+        limits.leave(one)
+        limits.busy(two)
         with pytest.raises(TooManyConnections):
-            await entering(admission, 1)
+            await entering(limits, 1)
 
     run(subject())
 
@@ -168,17 +175,17 @@ def test_one_that_had_to_go_is_counted_no_more_whatever_it_says_afterwards(run: 
 def test_only_so_many_are_told_why_they_may_not_come_in(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission_module, "MAX_TURNED_AWAY", 1)
+    monkeypatch.setattr(subject_module, "MAX_TURNED_AWAY", 1)
 
     async def subject() -> None:
-        admission = Admission(Config(max_connections_per_address=1))
-        await entering(admission, 1)
+        limits = ConnectionLimits(Config(max_connections_per_address=1))
+        await entering(limits, 1)
         told = Guest()
         for expected in (TooManyConnections, ConnectionAbortedError, TooManyConnections):
             with pytest.raises(expected):
-                await admission.enter(told, parse_address("192.0.2.1"))
+                await limits.enter(told, parse_address("192.0.2.1"))
             if expected is ConnectionAbortedError:
-                admission.leave(told)
+                limits.leave(told)
 
     run(subject())
 
@@ -188,13 +195,13 @@ def test_only_so_many_are_told_why_they_may_not_come_in(
 
 def test_an_address_at_its_limit_is_refused_whatever_is_free_and_others_are_not(run: Run) -> None:
     async def subject() -> None:
-        admission = Admission(Config(max_connections_per_address=2))
-        one, _ = await entering(admission, 2, "192.0.2.1")
+        limits = ConnectionLimits(Config(max_connections_per_address=2))
+        one, _ = await entering(limits, 2, "192.0.2.1")
         with pytest.raises(TooManyConnections, match="Your address has 2 connections"):
-            await entering(admission, 1, "192.0.2.1")
-        await entering(admission, 2, "192.0.2.2")
-        admission.leave(one)
-        await entering(admission, 1, "192.0.2.1")
+            await entering(limits, 1, "192.0.2.1")
+        await entering(limits, 2, "192.0.2.2")
+        limits.leave(one)
+        await entering(limits, 1, "192.0.2.1")
 
     run(subject())
 
@@ -222,24 +229,44 @@ def test_an_ipv6_address_stands_for_its_network_and_a_mapped_one_for_ipv4(
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_this_machine_has_a_limit_only_if_one_was_given(run: Run, address: str) -> None:
     async def subject() -> None:
-        admission = Admission(Config())
-        await entering(admission, DEFAULT_PER_ADDRESS + 1, address)
-        await entering(admission, DEFAULT_PER_ADDRESS, "192.0.2.1")
+        limits = ConnectionLimits(Config())
+        await entering(limits, DEFAULT_PER_ADDRESS + 1, address)
+        await entering(limits, DEFAULT_PER_ADDRESS, "192.0.2.1")
         with pytest.raises(TooManyConnections):
-            await entering(admission, 1, "192.0.2.1")
-        admission = Admission(Config(max_connections_per_address=1))
-        await entering(admission, 1, address)
+            await entering(limits, 1, "192.0.2.1")
+        limits = ConnectionLimits(Config(max_connections_per_address=1))
+        await entering(limits, 1, address)
         with pytest.raises(TooManyConnections):
-            await entering(admission, 1, address)
+            await entering(limits, 1, address)
+
+    run(subject())
+
+
+def test_behind_a_trusted_proxy_a_clients_exchanges_count_in_place_of_connections(
+    run: Run,
+) -> None:
+    async def subject() -> None:
+        proxies = (ip_network("192.0.2.0/24"),)
+        limits = ConnectionLimits(Config(max_connections_per_address=2, trusted_proxies=proxies))
+        await entering(limits, 3, "192.0.2.1")
+        proxy, client, other = map(parse_address, ("192.0.2.1", "198.51.100.1", "198.51.100.2"))
+        with limits.exchange(client, proxy):
+            with limits.exchange(client, proxy), limits.exchange(proxy, proxy):
+                with pytest.raises(TooManyConnections), limits.exchange(client, proxy):
+                    pass
+                with limits.exchange(other, proxy):
+                    pass
+            with limits.exchange(client, proxy):
+                pass
 
     run(subject())
 
 
 def test_a_unix_sockets_clients_have_no_limit_of_their_own(run: Run) -> None:
     async def subject() -> None:
-        admission = Admission(Config(max_connections_per_address=1))
+        limits = ConnectionLimits(Config(max_connections_per_address=1))
         for _ in range(2):
-            await admission.enter(Guest(), UNIX)
+            await limits.enter(Guest(), UNIX)
 
     run(subject())
 
@@ -254,7 +281,7 @@ def test_any_number_of_idle_connections_leaves_room_for_a_request(run: Run) -> N
             fresh, used, begun = [await stack.enter_async_context(Client(server)) for _ in range(3)]
             assert (await used.ask(GET)).status == 200
             begun.send(GET[:-1])
-            await until(lambda: len(server._admission._idle) == 2)
+            await until(lambda: len(server._limits._idle) == 2)
             more = [await stack.enter_async_context(Client(server)) for _ in range(3)]
             assert await fresh.closed() == await used.closed() == await more[0].closed() == b""
             for client in more[1:]:
@@ -285,7 +312,7 @@ def test_past_the_limit_with_none_idle_a_connection_reads_503_and_answers_go_on(
             held.let_go.set()
             for client in (one, two):
                 assert await client.chunk() == b""
-            await until(lambda: len(server._admission._idle) > 0)
+            await until(lambda: len(server._limits._idle) > 0)
             async with Client(server) as four:
                 assert await begin(four) == b"begun"
 
@@ -317,7 +344,7 @@ def test_one_that_waits_is_served_once_an_answer_ends_which_says_that_it_is_the_
             await held.entered.wait()
             async with Client(server) as two:
                 two.send(GET)
-                await until(lambda: server._admission.crowded)
+                await until(lambda: server._limits.crowded)
                 held.let_go.set()
                 assert (await one.response()).status == 200
                 assert await one.closed() == b""
@@ -334,7 +361,7 @@ def test_drain_lets_in_who_waits_so_that_none_is_left_without_an_answer(run: Run
             await held.entered.wait()
             async with Client(server) as two, Client(server) as three:
                 two.send(GET)
-                await until(lambda: len(server._admission._waiting) == 2)
+                await until(lambda: len(server._limits._waiting) == 2)
                 draining = asyncio.create_task(server.drain(30))
                 assert await three.closed() == b""
                 held.let_go.set()

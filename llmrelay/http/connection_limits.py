@@ -119,7 +119,7 @@ def fitted(config: Config, allowed: int) -> Config:
     )
 
 
-class Admission:
+class ConnectionLimits:
     """The connections that are inside, those of them that are idle, and those that wait outside.
 
     Attributes:
@@ -174,12 +174,15 @@ class Admission:
             self._turn_away(guest, "Too many connections are open here; try again in a second.")
 
     @contextlib.contextmanager
-    def exchange(self, client: Origin) -> Iterator[None]:
-        """Count an exchange of a client that stands behind a trusted proxy.
+    def exchange(self, client: Origin, via: Origin) -> Iterator[None]:
+        """Count an exchange by its client's address if that is behind a trusted proxy.
 
         Raises:
             TooManyConnections: its address has too many.
         """
+        if client == via:  # its connection is counted, or it is the proxy's own
+            yield
+            return
         if not self._per_address.take(client):
             raise TooManyConnections(self._too_many_of_it, retry_after_s=RETRY_AFTER_S)
         try:
