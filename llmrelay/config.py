@@ -268,7 +268,15 @@ class Config(ClientOptions):
         "TIME",
         duration(0.05, 3600),
         30.0,
-        "A body must be whole after this and one second for each KiB of it.",
+        "A body must be whole after this and the time that it takes at --body-rate.",
+        _LIMITS,
+    )
+    body_rate_bytes: int = _option(
+        "--body-rate",
+        "BYTES",
+        size(1, 1024 * MIB),
+        1 * KIB,
+        "The least that a body has to come at, per second: the slowest phone line is faster.",
         _LIMITS,
     )
     keep_alive_s: float = _option(
@@ -284,7 +292,7 @@ class Config(ClientOptions):
         "TIME",
         duration(0.05, 86400),
         60.0,
-        "Longest wait for a client that has stopped reading its answer, as nginx does.",
+        "Longest wait for a client to take what waits for it of its answer, as nginx does.",
         _LIMITS,
     )
     drain_s: float = _option(

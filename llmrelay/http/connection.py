@@ -208,8 +208,8 @@ class Connection:
         await asyncio.wait({self._until_lost()}, timeout=limit_s)
 
     async def _flush(self) -> bool:
-        """Whether the client took all. One that does not read gets the time of an idle one."""
-        return await outgoing.flush(self._writer, self._config.keep_alive_s)
+        """Whether the client took all, in time."""
+        return await outgoing.flush(self._writer, self._config.send_timeout_s)
 
     # --- One exchange -----------------------------------------------------------------------
 
@@ -239,7 +239,8 @@ class Connection:
             self._log(exchange, begun_at_s)
         if not exchange.keep_alive or self._transport.is_closing():
             return False
-        if exchange.congested and not await self._flush():
+        # Only then it is idle: one that made room before would lose the end of its answer.
+        if self._transport.get_write_buffer_size() and not await self._flush():
             return False
         return await self._incoming.discard_body()
 

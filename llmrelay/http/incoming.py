@@ -28,8 +28,6 @@ DISCARD_S: Final = 1.0
 # How long and how much is read for an error to arrive (RFC 9112, section 9.6).
 LINGER_BYTES: Final = 16 * 1024 * 1024
 LINGER_S: Final = 2.0
-# The least rate of a body.
-BODY_BYTES_PER_S: Final = 1024
 
 
 class Incoming:
@@ -138,7 +136,7 @@ class Incoming:
 
         Raises:
             RelayError: malformed, too large (413), or too slow (408): body_timeout_s, and a second
-                more per KiB that came.
+                more per body_rate_bytes that came.
         """
         body = bytearray()  # no list: a chunk of one byte may cost no more than that
         deadline_s = self._loop.time() + self._config.body_timeout_s
@@ -147,7 +145,7 @@ class Incoming:
                 while not isinstance(event := self._next_body_event(), EndOfMessage):
                     if isinstance(event, Data):
                         body += event.data
-                        limit.reschedule(deadline_s + len(body) / BODY_BYTES_PER_S)
+                        limit.reschedule(deadline_s + len(body) / self._config.body_rate_bytes)
                     else:
                         before_wait()
                         self._unasked = False

@@ -772,12 +772,12 @@ def test_a_client_that_does_not_read_congests_its_exchange_until_it_does(run: Ru
     run(subject())
 
 
-def test_a_client_that_never_reads_its_answer_is_reset_after_the_idle_limit(run: Run) -> None:
+def test_a_client_that_never_reads_its_answer_is_reset_after_the_send_timeout(run: Run) -> None:
     async def handler(exchange: Exchange) -> None:
         exchange.respond(200, [], b"x" * 30_000_000)
 
     async def subject() -> None:
-        async with serving(handler, keep_alive_s=0.1) as server, Client(server) as client:
+        async with serving(handler, send_timeout_s=0.1) as server, Client(server) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             client.send(get(version="1.0"))
             await until(lambda: server.connections == 1)
@@ -798,7 +798,7 @@ def test_who_pipelines_without_reading_is_answered_no_further_than_its_buffer(ru
             answered += 1
             exchange.respond(200, [], b"x" * 1_000_000)
 
-        async with serving(handler, keep_alive_s=0.1) as server, Client(server) as client:
+        async with serving(handler, send_timeout_s=0.1) as server, Client(server) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             client.send(GET * 100)
             await until(lambda: answered > 0 and server.connections == 0)
