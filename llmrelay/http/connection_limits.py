@@ -170,7 +170,7 @@ class ConnectionLimits:
             if not self._per_address.take(origin):
                 self._turn_away(guest, self._too_many_of_it)
             self._origins[guest] = origin
-        if not self._let_in(guest) and not await self._let_in_later(guest):
+        if not self._let_in(guest, IDLE_AFTER_S) and not await self._let_in_later(guest):
             self._turn_away(guest, "Too many connections are open here; try again in a second.")
 
     @contextlib.contextmanager
@@ -217,10 +217,10 @@ class ConnectionLimits:
         self._turned_away.add(guest)
         raise TooManyConnections(reason, retry_after_s=RETRY_AFTER_S)
 
-    def _let_in(self, guest: Guest) -> bool:
+    def _let_in(self, guest: Guest, idle_after_s: float) -> bool:
         if len(self._inside) >= self._max_connections:
             longest, since_s = next(iter(self._idle.items()), (None, 0.0))
-            if longest is None or self._loop.time() < since_s + IDLE_AFTER_S:
+            if longest is None or self._loop.time() < since_s + idle_after_s:
                 return False
             self._remove(longest)
             longest.drain(0)
@@ -230,7 +230,11 @@ class ConnectionLimits:
 
     async def _let_in_later(self, guest: Guest) -> bool:
         if len(self._waiting) >= self._max_waiting:
-            return False
+            # Sooner than to refuse one, one is ended whose request may be on its way.
+            if not self._waiting:
+                return self._let_in(guest, 0)
+            if not self._let_first_in(0):
+                return False
         self._waiting[guest] = room = self._loop.create_future()
         self._hand_over()
         try:
@@ -242,18 +246,22 @@ class ConnectionLimits:
             self._waiting.pop(guest, None)
         return True
 
+    def _let_first_in(self, idle_after_s: float) -> bool:
+        guest, room = next(iter(self._waiting.items()))
+        if not room.done():
+            if not self._let_in(guest, idle_after_s):
+                return False
+            room.set_result(None)
+        del self._waiting[guest]
+        return True
+
     def _hand_over(self) -> None:
         """What room there is goes to who has waited longest."""
         if self._next_room is not None:
             self._next_room.cancel()
             self._next_room = None
-        while self._waiting:
-            guest, room = next(iter(self._waiting.items()))
-            if not room.done() and not self._let_in(guest):
-                break
-            del self._waiting[guest]
-            if not room.done():
-                room.set_result(None)
+        while self._waiting and self._let_first_in(IDLE_AFTER_S):
+            pass
         if self._waiting and self._idle:
             idle_since_s = next(iter(self._idle.values()))
             self._next_room = self._loop.call_at(idle_since_s + IDLE_AFTER_S, self._hand_over)

@@ -138,6 +138,21 @@ def test_one_that_has_just_become_idle_makes_room_only_after_a_moment(
     run(subject())
 
 
+@pytest.mark.parametrize("queue", [0, 1])
+def test_none_is_refused_while_one_is_idle_however_short(run: Run, queue: int) -> None:
+    async def subject() -> None:
+        limits = ConnectionLimits(Config(max_connections=1, queue_length=queue))
+        [one] = await entering(limits, 1)
+        tasks = [(await waiting(limits))[1] for _ in range(queue + 1)]
+        assert one.gone
+        await tasks[0]
+        assert limits.crowded is (queue == 1)
+        for task in tasks[1:]:
+            await task
+
+    run(subject())
+
+
 def test_no_more_wait_than_may_and_none_longer_than_it_may(run: Run) -> None:
     async def subject() -> None:
         config = Config(max_connections=1, queue_length=1, queue_timeout_s=0.05)
@@ -334,7 +349,7 @@ def test_an_address_past_its_limit_reads_503(run: Run) -> None:
     run(subject())
 
 
-def test_one_that_waits_is_served_once_an_answer_ends_which_says_that_it_is_the_last(
+def test_one_that_waits_is_served_once_the_one_before_it_has_its_answer(
     run: Run,
 ) -> None:
     async def subject() -> None:
