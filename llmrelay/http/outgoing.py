@@ -42,10 +42,12 @@ async def flush(writer: asyncio.StreamWriter, limit_s: float) -> bool:
 
 
 def reset(transport: asyncio.WriteTransport) -> None:
-    """End the connection with RST."""
-    if transport.is_closing():
-        return
-    sock = transport.get_extra_info("socket")
+    """End the connection with RST.
+
+    One that is closing already ends at once: over TLS it may wait for a client that does not read,
+    whom the missing close_notify tells what RST does.
+    """
+    sock = None if transport.is_closing() else transport.get_extra_info("socket")
     if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     transport.abort()

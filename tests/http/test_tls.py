@@ -205,6 +205,32 @@ def test_drain_ends_connections_over_tls(
     run(subject())
 
 
+@pytest.mark.parametrize("end", ["idle", "drain"])
+def test_a_client_that_does_not_read_over_tls_holds_nothing_up(
+    run: Run, authority: Authority, certificate: Certificate, end: str
+) -> None:
+    async def subject() -> None:
+        answered = asyncio.Event()
+
+        async def handler(exchange: Exchange) -> None:
+            exchange.respond(200, [], b"x" * 16_000_000)  # more than the kernel takes
+            answered.set()
+
+        async with (
+            serving_tls(handler, certificate, keep_alive_s=0.2) as server,
+            TLSClient(server, trusting(authority)) as client,
+        ):
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.send(GET)
+            await answered.wait()
+            async with asyncio.timeout(5):
+                if end == "drain":
+                    await server.drain(0.3)
+                await until(lambda: server.connections == 0)
+
+    run(subject())
+
+
 def test_a_unix_socket_beside_tls_is_plain(
     run: Run, certificate: Certificate, tmp_path: Path
 ) -> None:
