@@ -120,16 +120,18 @@ async def drained(front_end: FrontEndProcess) -> None:
 
 
 def test_an_upgrade_on_a_shared_port_loses_no_request(options: list[str]) -> None:
+    """Nor one that is taken back, where the newer one ends."""
+
     async def subject() -> None:
         one = await start(options, "--listen", "127.0.0.1:0", "--reuse-port")
         where = f"127.0.0.1:{one.port}"
         async with load(lambda: asyncio.open_connection("127.0.0.1", one.port)) as running:
             current = one
-            for _ in range(2):
+            for taken_back in (False, True, False):
                 successor = await start(options, "--listen", where, "--reuse-port")
                 await running.answers(CLIENTS)
-                await drained(current)
-                current = successor
+                ends, current = (successor, current) if taken_back else (current, successor)
+                await drained(ends)
                 await running.answers(CLIENTS)
         await drained(current)
 

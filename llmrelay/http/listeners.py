@@ -20,6 +20,7 @@ import os
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,13 @@ _UNIX_REASONS: Final = {
 # linux/socket.h and linux/filter.h; not in Python's socket module.
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _BPF_RETURN_CONSTANT: Final = 0x06
+# linux/tcp.h: where struct tcp_info has tcpi_unacked, which is a listening socket's queue.
+_UNACKED_AT: Final = 24
+
+# A connection from this machine to itself, unless a queue is full.
+_PROBE_S: Final = 0.1
+# How often all are tried before chance is trusted.
+_STEER_ROUNDS: Final = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -97,21 +105,37 @@ class Listener:
 
         A socket that is closed resets what the kernel has queued on it, so one that still gets
         connections cannot be closed without a loss. A classic BPF program for all sockets of an
-        address says which of them is chosen, by index in the order of their listen(2); where an
-        index is out of range, as after our end, the kernel chooses by hash as ever (socket(7),
-        SO_ATTACH_REUSEPORT_CBPF; Linux 4.5). Does nothing where that cannot be had, and for a
-        unix socket, whose path leads to the successor already.
+        address says which of them is chosen, by index (socket(7), SO_ATTACH_REUSEPORT_CBPF; Linux
+        4.5). The newest comes last, unless one that was older has gone: then the kernel has put
+        the last into its place. So a connection of our own shows whether it is us, as it is where
+        the newer one is taken back. An index out of range, as after our end, is a choice by hash,
+        as ever. Does nothing where that cannot be had, and for a unix socket, whose path leads to
+        the successor already.
         """
         if self.handed_in or isinstance(self.address, UnixAddress):
             return
-        newest = _listeners_on(self.sock) - 1
-        program = array.array("Q", struct.pack("=HBBI", _BPF_RETURN_CONSTANT, 0, 0, newest))
+        indexes = list(reversed(range(_listeners_on(self.sock))))
         with contextlib.suppress(OSError):
-            self.sock.setsockopt(
-                socket.SOL_SOCKET,
-                _SO_ATTACH_REUSEPORT_CBPF,
-                struct.pack("HP", 1, program.buffer_info()[0]),
-            )
+            for index in indexes * _STEER_ROUNDS:
+                self._steer(index)
+                if not self._gets_new_connections():
+                    return
+
+    def _steer(self, index: int) -> None:
+        program = array.array("Q", struct.pack("=HBBI", _BPF_RETURN_CONSTANT, 0, 0, index))
+        self.sock.setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_REUSEPORT_CBPF,
+            struct.pack("HP", 1, program.buffer_info()[0]),
+        )
+
+    def _gets_new_connections(self) -> bool:
+        """Whether the kernel queued one on this socket just now; another client's may mislead."""
+        waiting = _waiting_on(self.sock)
+        with socket.socket(self.sock.family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_PROBE_S)
+            probe.connect(self.sock.getsockname())
+            return _waiting_on(self.sock) > waiting
 
     def close(self) -> None:
         """Give the address up; a unix socket's file goes with it, if it is still ours."""
@@ -294,7 +318,13 @@ def _text(name: str | bytes) -> str:
     return os.fsdecode(name).replace("\0", "@") if isinstance(name, bytes) else name
 
 
-# --- How many listen on an address --------------------------------------------------------------
+# --- Who else listens on an address -------------------------------------------------------------
+
+
+def _waiting_on(sock: socket.socket) -> int:
+    """How many connections wait for accept(2) on a listening TCP socket."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED_AT + 4)
+    return int.from_bytes(info[_UNACKED_AT:], sys.byteorder)
 
 
 def _listeners_on(sock: socket.socket) -> int:

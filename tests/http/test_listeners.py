@@ -113,6 +113,7 @@ def test_new_connections_go_to_the_successor_and_those_before_stay() -> None:
     assert 0 < before < 64  # the kernel deals them out: 2 ** -64 that it does not
     assert accepted(two) == 64 - before
     one.steer_to_successor()
+    assert (accepted(one), accepted(two)) == (0, 1)  # its own, to see where they go
     clients += [socket.create_connection(where) for _ in range(64)]
     assert (accepted(one), accepted(two)) == (0, 64)
     one.close()
@@ -123,10 +124,32 @@ def test_new_connections_go_to_the_successor_and_those_before_stay() -> None:
     three.sock.listen(64)
     two.steer_to_successor()
     clients += [socket.create_connection(where) for _ in range(8)]
-    assert (accepted(two), accepted(three)) == (0, 8)
+    assert (accepted(two), accepted(three)) == (0, 9)
     for client in clients:
         client.close()
     for listener in (two, three):
+        listener.close()
+
+
+@pytest.mark.parametrize(("held", "gone", "ends"), [(2, None, 1), (3, 0, 1), (3, 0, 2), (3, 1, 2)])
+def test_whichever_ends_new_connections_go_to_one_that_stays(
+    held: int, gone: int | None, ends: int
+) -> None:
+    """Also where an upgrade is taken back, and the newest goes; or where there were three."""
+    [first] = bind(LOOPBACK, reuse_port=True)
+    assert isinstance(first.address, ListenAddress)
+    where = (first.address.host, first.address.port)
+    all_ = [first] + [bind(first.address, reuse_port=True)[0] for _ in range(held - 1)]
+    for listener in all_:
+        listener.sock.listen(64)
+    if gone is not None:
+        all_[gone].close()
+    all_[ends].steer_to_successor()
+    clients = [socket.create_connection(where) for _ in range(32)]
+    assert accepted(all_[ends]) <= 1  # its own, to see where they go
+    for client in clients:
+        client.close()
+    for listener in all_:
         listener.close()
 
 
