@@ -30,11 +30,11 @@ class ClientOptions:
 
     listen: tuple[Listen, ...] = option(
         "--listen",
-        "HOST:PORT|unix:PATH",
+        "ADDRESS",
         parse_listen,
         (ListenAddress("127.0.0.1", 8080),),
-        "Where clients connect; port 0 takes a free one. Sockets of systemd's take the default's"
-        " place.",
+        "Where clients connect: HOST:PORT, port 0 for a free one, or unix:PATH. Sockets that"
+        " systemd hands in take the default's place.",
         CLIENTS,
         repeated=True,
     )

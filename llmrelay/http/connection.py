@@ -269,7 +269,9 @@ class Connection:
             return
         if admission.caller is not None:
             exchange.log_fields["token"] = admission.caller.name
-        exchange.trusted = admission.trusted
+        # A proxy on this machine lets in strangers: what it says of them makes them that.
+        direct = exchange.client_address is self._origin
+        exchange.trusted = admission.trusted and (direct or admission.caller is not None)
         with (
             self._limits.exchange(exchange.client_address, via=self._origin),
             admission.calling(self._loop.time()),

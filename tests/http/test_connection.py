@@ -872,10 +872,10 @@ def test_the_access_log_names_the_client_behind_a_trusted_proxy_and_the_proxy(
     caplog.set_level(logging.INFO, "llmrelay.access")
     proxies = (parse_trusted_proxy("127.0.0.0/8"),) if trusted else ()
     peer = ""
-    seen: list[Origin] = []
+    seen: list[tuple[Origin, bool]] = []
 
     async def handler(exchange: Exchange) -> None:
-        seen.append(exchange.client_address)
+        seen.append((exchange.client_address, exchange.trusted))
         exchange.respond(200, [], b"")
 
     async def subject() -> None:
@@ -893,11 +893,11 @@ def test_the_access_log_names_the_client_behind_a_trusted_proxy_and_the_proxy(
         assert (line["peer"], line["via"]) == ("2001:db8::7", peer)
         assert caplog.records[-1].getMessage().startswith("2001:db8::7 GET / 200 ")
         assert f" via={peer}" in caplog.records[-1].getMessage()
-        assert seen == [IPv6Address("2001:db8::7")]
+        assert seen == [(IPv6Address("2001:db8::7"), False)]  # no longer somebody of this machine
     else:
         assert line["peer"] == peer
         assert "via" not in line
-        assert seen == [IPv4Address("127.0.0.1")]
+        assert seen == [(IPv4Address("127.0.0.1"), True)]
 
 
 def test_a_proxy_on_a_unix_socket_can_be_trusted_too(
