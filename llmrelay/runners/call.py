@@ -109,10 +109,13 @@ class LinkCall:
             self._outlet.write(encode_credit(self.call_id, amount))
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more. Its place is taken until the runner confirms."""
+        """Nobody wants the answer any more. Its place is taken until the runner confirms.
+
+        To be called when the call is over, too: a sink and its call hold each other until then.
+        """
         if not self.over and self.sink is not None:
-            self.sink = None
             self._outlet.send(FrameType.CANCEL, self.call_id)
+        self.sink = None
 
     # What the link calls. A sink's bug ends its own call; it may not reach the channel's callback,
     # which carries everybody's.

@@ -285,6 +285,17 @@ def test_a_runner_that_overruns_its_credit_is_dropped() -> None:
     play(scene)
 
 
+def test_a_call_that_is_over_lets_go_of_its_sink_without_a_word_to_the_runner() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        call = opened(runner.link, RecordingSink(), [])
+        runner.say(FrameType.END, End(), call.call_id)
+        call.cancel()
+        assert call.sink is None
+        assert not [f for f in runner.received if f.type == FrameType.CANCEL]
+
+    play(scene)
+
+
 def test_a_cancelled_call_keeps_its_place_until_the_runner_confirms() -> None:
     async def scene(runner: PlayedRunner) -> None:
         over: list[int] = []
