@@ -123,6 +123,12 @@ class Connection:
             self._limits.leave(self)
             await asyncio.wait({self._until_lost()})
 
+    def abort(self) -> None:
+        """Let go of the socket of one whose `run` was cancelled, maybe before its first step."""
+        if self._handshake is not None:
+            self._handshake.close()
+        self._transport.abort()
+
     def drain(self, idle_grace_s: float) -> None:
         """Close if no request begins to come within `idle_grace_s` seconds; else after its answer.
 

@@ -229,6 +229,8 @@ class Server:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._connections[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        connection = self._connections.pop(task)
+        if task.cancelled():
+            connection.abort()  # it may have been before its first step
+        elif (error := task.exception()) is not None:
             logger.error("A connection failed.", exc_info=error)

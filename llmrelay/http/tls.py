@@ -96,6 +96,10 @@ class Handshake:
             self._deadline = None
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
+    def close(self) -> None:
+        """Let go of the socket, if it was not begun or is over."""
+        self._sock.close()
+
     def limit(self, limit_s: float) -> None:
         """Let it go on for `limit_s` seconds at most from now on."""
         if self._deadline is not None:

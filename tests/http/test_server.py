@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -133,6 +134,25 @@ def test_drain_closes_idle_connections_at_once(run: Run) -> None:
                 await server.drain(30)
             assert await fresh.closed() == await used.closed() == b""
             assert server.connections == 0
+
+    run(subject())
+
+
+def test_abort_closes_a_connection_whose_task_has_not_run_yet(run: Run) -> None:
+    class Early(Server):
+        def _connected(
+            self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            super()._connected(listener, reader, writer)
+            self.abort()
+
+    async def subject() -> None:
+        server = Early(Config(listen=(ListenAddress("127.0.0.1", 0),)), echo, render_error)
+        await server.start()
+        async with Client(server) as client:
+            with contextlib.suppress(ConnectionResetError):
+                assert await client.closed() == b""
+        await server.drain(0)
 
     run(subject())
 
