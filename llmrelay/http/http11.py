@@ -80,7 +80,12 @@ class RequestParser:
     @property
     def begun(self) -> bool:
         """Whether a byte of a request has come, empty lines before it apart."""
-        return bool(self._buffer) or self.request_line is not None
+        return self.request_line is not None or not self._no_line_yet
+
+    @property
+    def _no_line_yet(self) -> bool:
+        """Where a line begins: nothing has come, or what may become an empty line."""
+        return not self._buffer or self._buffer == b"\r"
 
     def feed(self, data: bytes) -> None:
         """Take bytes that came from the client."""
@@ -138,7 +143,7 @@ class RequestParser:
     def _request_line(self) -> Generator[NeedData, None, bytes]:
         """The first line that is not empty."""
         for _ in range(MAX_LEADING_CRLFS + 1):
-            while not self._buffer:
+            while self._no_line_yet:
                 yield NEED_DATA
             # Bytes of another protocol often have no line end: tell at once, not at the limit.
             if self._buffer[0] not in b"\r\n" and not _TOKEN_START.match(self._buffer):

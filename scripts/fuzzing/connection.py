@@ -1,4 +1,4 @@
-"""Target: a live connection to a real Server on loopback, with limits of a fraction of a second.
+"""Target: a live connection to a real Server on loopback and uvloop, with very short limits.
 
 The first byte of an input says how the rest is sent and which handler answers, the second how the
 client ends. What comes back is held against what the parser says of the same bytes: one answer for
@@ -126,9 +126,12 @@ class Target:
     async def _check(self, data: bytes) -> None:
         how, ending, raw = data[0:1] or b"\0", data[1:2] or b"\0", data[2:]
         self._handler = _HANDLERS[how[0] // 64]
+        begun_s = self._loop.time()
         async with asyncio.timeout(HANG_S):
             received, reset = await self._converse(raw, how[0] % 64, ending[0] % 16)
-        self._judge(raw, received, reset, ending[0] % 16)
+        # On a machine that was busy elsewhere the limits may have come first, and rightly.
+        if ending[0] % 16 == STAYS or self._loop.time() - begun_s < LIMIT_S / 2:
+            self._judge(raw, received, reset, ending[0] % 16)
         self._inputs += 1
         if self._inputs % BATCH == 0:
             async with asyncio.timeout(HANG_S):
