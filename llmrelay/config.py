@@ -255,6 +255,14 @@ class Config(ClientOptions):
         "A request's body: the longest context that models take, with room.",
         _LIMITS,
     )
+    body_memory_bytes: int = _option(
+        "--body-memory",
+        "BYTES",
+        size(1 * MIB, 1024 * 1024 * MIB),
+        1024 * MIB,
+        "The bodies of all requests together, in memory: 1 MiB for each call of a runner.",
+        _LIMITS,
+    )
     head_timeout_s: float = _option(
         "--head-timeout",
         "TIME",

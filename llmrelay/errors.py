@@ -168,6 +168,12 @@ class TooManyConnections(RelayError):
     status, code = 503, "too_many_connections"
 
 
+class BodiesTooLarge(RelayError):
+    """The bodies of all requests together take more memory than there is for them."""
+
+    status, code = 503, "bodies_too_large"
+
+
 class RunnerLost(RelayError):
     """The runner went away before upstream answered."""
 

@@ -42,6 +42,8 @@ async def relay_chat(exchange: Exchange, pool: Pool, config: Config) -> None:
     answer.call = opened
     try:
         await opened.send_prompt(prompt)
+        del prompt  # the answer may take minutes
+        exchange.forget_body()
         await answer.ended()
     finally:
         opened.cancel()

@@ -12,11 +12,8 @@ writes the access log.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
-import re
-import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,18 +22,18 @@ from typing import Final
 from ..config import Config
 from ..errors import MisdirectedRequest, RelayError, TooManyConnections
 from ..peer_text import one_line
-from ..values import UNIX
-from . import outgoing, tls
+from . import access_log, outgoing, tls
+from .bodies import BodyMemory
 from .connection_limits import ConnectionLimits
 from .events import Headers, Request
 from .exchange import Exchange, Handler, new_request_id
-from .forwarded import Origin, client_address, is_trusted, parse_address
+from .forwarded import client_address, is_trusted
 from .guard import Guard
 from .incoming import Incoming
+from .peer import peer_name, peer_origin
 from .responses import Header
 
 logger = logging.getLogger("llmrelay.http")
-access_logger = logging.getLogger("llmrelay.access")
 
 # How an error looks to its client: (request if known, request id, error) -> headers, body.
 RenderError = Callable[[Request | None, str, RelayError], tuple[list[Header], bytes]]
@@ -45,8 +42,6 @@ RenderError = Callable[[Request | None, str, RelayError], tuple[list[Header], by
 # within a second, which is when a person has let go of Ctrl-C.
 FIRST_PROBE_S: Final = 0.2
 MAX_PROBE_S: Final = 5.0
-
-_WORD: Final = re.compile(r"[!#-<>-~]+")  # visible ASCII but for quote and equals sign
 
 # Stands for a request that could not be read.
 _UNREADABLE: Final = Request(
@@ -70,6 +65,7 @@ class Connection:
     Args:
         guard: who may ask.
         limits: whether it may be served; is told when it is idle.
+        memory: what bodies may take.
         loopback: whether the listener takes connections of this machine alone.
         encryption: the TLS that is begun before the first request; None for a plain connection.
     """
@@ -83,12 +79,13 @@ class Connection:
         render_error: RenderError,
         guard: Guard,
         limits: ConnectionLimits,
+        memory: BodyMemory,
         *,
         loopback: bool,
         encryption: ssl.SSLContext | None = None,
     ) -> None:
         self._handshake = tls.Handshake(writer, encryption) if encryption else None
-        self._incoming = Incoming(config)
+        self._incoming = Incoming(config, memory)
         self._talk_over(reader, writer)
         self._config = config
         self._handler = handler
@@ -100,7 +97,7 @@ class Connection:
         self._lost: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
         self._draining = False
-        self._peer = _peer_name(self._transport)
+        self._peer = peer_name(self._transport)
         self._origin = peer_origin(self._transport)
         # "a request for an "https" resource MUST be rejected unless it has been received over a
         # connection that has been secured", or comes from a trusted gateway (RFC 9110, 7.4).
@@ -192,7 +189,7 @@ class Connection:
             request = replace(request, method=line.method, version=line.version)
         exchange = self._open_exchange(request)
         self._fail(exchange, None, error)
-        self._log(exchange, begun_at_s)
+        access_log.write(exchange, self._peer, self._origin, begun_at_s)
         await self._hang_up()
 
     async def _hang_up(self) -> None:
@@ -241,8 +238,9 @@ class Connection:
                 handling.add_done_callback(lambda _: watching.cancel())
         finally:
             self._exchange = None
+            self._incoming.let_go()
             exchange.cut()  # whatever kept it from its end; does nothing to one that has ended
-            self._log(exchange, begun_at_s)
+            access_log.write(exchange, self._peer, self._origin, begun_at_s)
         if not exchange.keep_alive or self._transport.is_closing():
             return False
         # Only then it is idle: one that made room before would lose the end of its answer.
@@ -336,62 +334,7 @@ class Connection:
         except OSError as error:
             _forget(error)
 
-    # --- The access log ---------------------------------------------------------------------
-
-    def _log(self, exchange: Exchange, begun_at_s: float) -> None:
-        """One line per exchange. The path goes in without its query, which may hold a prompt."""
-        peer = self._peer
-        if exchange.client_address is not self._origin:  # equal if proxy and client share a machine
-            peer = str(exchange.client_address)
-            exchange.log_fields["via"] = self._peer
-        fields: dict[str, object] = {
-            "peer": peer,
-            "method": exchange.request.method,
-            "path": exchange.request.path,
-            "status": exchange.status,
-            "bytes": exchange.bytes_written,
-            "duration_ms": _ms(self._loop.time() - begun_at_s),
-            "first_byte_ms": exchange.first_byte_at_s
-            and _ms(exchange.first_byte_at_s - begun_at_s),
-            "ended": exchange.ending,
-            "request_id": exchange.request_id,
-            **exchange.log_fields,
-        }
-        line = (
-            "{peer} {method} {path} {status} {bytes} B {duration_ms} ms"
-            " (first byte {first_byte_ms} ms) {ended} {request_id}"
-        )
-        said = "".join(f" {name}={_shown(value)}" for name, value in exchange.log_fields.items())
-        access_logger.info("%s", line.format_map(fields) + said, extra={"fields": fields})
-
 
 def _forget(error: OSError) -> None:
     """Let go of what an error holds that a stream holds: the connection, which holds the stream."""
     error.__traceback__ = error.__context__ = None
-
-
-def _shown(value: object) -> str:
-    """A field's value as one word, so that no client's text can pass for another field."""
-    text = str(value)
-    return text if text.isalnum() or _WORD.fullmatch(text) else json.dumps(text)
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
-
-
-def peer_origin(transport: asyncio.BaseTransport) -> Origin:
-    """Who holds the other end of the connection."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family == getattr(socket, "AF_UNIX", None):
-        return UNIX
-    name = transport.get_extra_info("peername")
-    return parse_address(name[0]) if isinstance(name, tuple) else None
-
-
-def _peer_name(transport: asyncio.BaseTransport) -> str:
-    """`address:port`, `unix`, or empty where there is none any more."""
-    name = transport.get_extra_info("peername")
-    if not isinstance(name, tuple):
-        return str(peer_origin(transport) or "")
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"

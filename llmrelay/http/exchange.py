@@ -100,6 +100,10 @@ class Exchange:
         """
         return await self._incoming.read_body(self._ask_for_body)
 
+    def forget_body(self) -> None:
+        """The body is in memory no longer: another's may be. Its end does so by itself."""
+        self._incoming.let_go()
+
     def _ask_for_body(self) -> None:
         if self.request.expect_continue and not self._continued:
             self._continued = True

@@ -15,6 +15,7 @@ from typing import Final
 
 from ..config import Config
 from ..errors import RelayError, RequestTimeout
+from .bodies import BodyMemory
 from .events import NEED_DATA, Data, EndOfMessage, Request
 from .head import RequestLine
 from .http11 import RequestParser
@@ -38,9 +39,11 @@ class Incoming:
         ended: the client has sent its last byte; it may still read.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, memory: BodyMemory) -> None:
         self.reader: asyncio.StreamReader
         self._config = config
+        self._memory = memory
+        self._held_bytes = 0  # of that
         self._parser = RequestParser(
             config.max_head_bytes, config.max_headers, config.max_body_bytes
         )
@@ -129,14 +132,14 @@ class Incoming:
                 await self._taken.wait()
 
     async def read_body(self, before_wait: Callable[[], None]) -> bytes:
-        """Take the whole body, while `read_ahead` reads.
+        """Take the whole body, while `read_ahead` reads; its memory is counted until `let_go`.
 
         Args:
             before_wait: called before each wait for bytes: time to send "100 Continue".
 
         Raises:
-            RelayError: malformed, too large (413), or too slow (408): body_timeout_s, and a second
-                more per body_rate_bytes that came.
+            RelayError: malformed, too large (413), too large with all others (503), or too slow
+                (408): body_timeout_s, and a second more per body_rate_bytes that came.
         """
         body = bytearray()  # no list: a chunk of one byte may cost no more than that
         deadline_s = self._loop.time() + self._config.body_timeout_s
@@ -144,6 +147,8 @@ class Incoming:
             async with asyncio.timeout_at(deadline_s) as limit:
                 while not isinstance(event := self._next_body_event(), EndOfMessage):
                     if isinstance(event, Data):
+                        self._memory.take(len(event.data))
+                        self._held_bytes += len(event.data)
                         body += event.data
                         limit.reschedule(deadline_s + len(body) / self._config.body_rate_bytes)
                     else:
@@ -155,6 +160,11 @@ class Incoming:
             self._broken = True
             raise RequestTimeout("The request's body did not arrive in time.") from None
         return bytes(body)
+
+    def let_go(self) -> None:
+        """The exchange is over, and its body with it."""
+        self._memory.give_back(self._held_bytes)
+        self._held_bytes = 0
 
     @property
     def request_line(self) -> RequestLine | None:

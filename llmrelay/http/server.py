@@ -19,6 +19,7 @@ from typing import Final
 from ..config import Config
 from ..values import ListenAddress
 from . import listeners
+from .bodies import BodyMemory
 from .connection import Connection, RenderError
 from .connection_limits import ConnectionLimits
 from .descriptors import DescriptorWatch
@@ -74,6 +75,7 @@ class Server:
         self._aborted = asyncio.Event()
         self._idle_grace_s = 0.0
         self._limits = ConnectionLimits(config)
+        self._memory = BodyMemory(config.body_memory_bytes)
         self._descriptors = DescriptorWatch(asyncio.get_running_loop())
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
@@ -219,6 +221,7 @@ class Server:
             self._render_error,
             self._guard,
             self._limits,
+            self._memory,
             loopback=listener.loopback,
             encryption=encryption,
         )

@@ -217,3 +217,45 @@ def test_one_that_has_not_taken_its_answer_yet_does_not_make_room(run: Run) -> N
                 assert len((await client.response()).body) == 8_000_000
 
     run(subject())
+
+
+def test_all_bodies_together_have_a_limit_and_one_that_is_forgotten_does_not_count(
+    run: Run,
+) -> None:
+    async def subject() -> None:
+        held, let_go = asyncio.Event(), asyncio.Event()
+
+        async def handler(exchange: Exchange) -> None:
+            body = await exchange.read_body()
+            if exchange.request.path == "/held":
+                held.set()
+                await let_go.wait()
+            elif exchange.request.path == "/forgotten":
+                exchange.forget_body()
+                let_go.set()
+                await asyncio.Event().wait()
+            exchange.respond(200, [], body)
+
+        def sent(path: str, size: int) -> bytes:
+            return get(path, f"Content-Length: {size}", method="POST") + b"x" * size
+
+        async with (
+            serving(handler, body_memory_bytes=10) as server,
+            Client(server) as first,
+            Client(server) as second,
+        ):
+            first.send(sent("/held", 6))
+            await held.wait()
+            assert (await second.ask(sent("/", 4))).status == 200
+            above = await second.ask(sent("/", 5))
+            assert (above.status, above.body) == (503, b"/ bodies_too_large")
+            assert above.headers["retry-after"] == "1"
+            async with Client(server) as third:
+                third.send(sent("/forgotten", 4))
+                assert (await first.response()).body == b"x" * 6
+                await until(lambda: server._memory.taken_bytes == 0)
+                assert (await second.ask(sent("/", 10))).status == 200
+            assert (await second.ask(sent("/", 11))).status == 503
+        assert server._memory.taken_bytes == 0
+
+    run(subject())
