@@ -111,7 +111,11 @@ REASONS: Final = [
         source='RFC 9112, section 2.2: "a server that is expecting to receive and parse a '
         'request-line SHOULD ignore at least one empty line (CRLF)". We ignore four.',
         example=b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-        applies=lambda found: found.detail == "no request line received" and b"\r\n" in found.raw,
+        applies=lambda found: (
+            (found.detail == "no request line received" and b"\r\n" in found.raw)
+            # Half of one: we wait for the rest, and nothing else is left.
+            or (found.request is None and found.raw.endswith(b"\r"))
+        ),
     ),
     Reason(
         name="a minor version above 1",
