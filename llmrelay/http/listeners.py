@@ -21,7 +21,7 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -162,9 +162,11 @@ def bind(addresses: Iterable[Listen], *, reuse_port: bool, socket_mode: int) -> 
     try:
         for address in addresses:
             if isinstance(address, UnixAddress):
+                _check_different([*(each.address for each in listeners), address])
                 listeners.append(_bind_unix(address, socket_mode, take_over=reuse_port))
             else:
                 listeners += _bind_tcp(address, reuse_port)
+                _check_different([each.address for each in listeners])
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -196,6 +198,13 @@ def cannot_listen(address: Listen, error: OSError) -> CannotListen:
     if isinstance(error, socket.gaierror):
         reason = "the name does not resolve: choose an address of this machine"
     return CannotListen(f"Cannot listen on {address}: {reason} (--listen).")
+
+
+def _check_different(addresses: Sequence[Listen]) -> None:
+    """The kernel lets a process have one twice, until it listens or for good."""
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise CannotListen(f"Cannot listen on {address} twice: leave one out (--listen).")
 
 
 # --- TCP ----------------------------------------------------------------------------------------
@@ -263,9 +272,11 @@ def _bind_unix(address: UnixAddress, mode: int, *, take_over: bool) -> Listener:
         sock.close()
         with contextlib.suppress(OSError):
             beside.unlink()
-        # The length is bounded by sockaddr_un; Python says so without a number.
+        # The length is bounded by sockaddr_un, and Python says so without a number.
         if error.errno is None:
-            raise CannotListen(f"Cannot listen on {address}: {error} (--listen).") from error
+            raise CannotListen(
+                f"Cannot listen on {address}: {error}; choose one of 90 bytes at most (--listen)."
+            ) from error
         raise cannot_listen(address, error) from error
     except BaseException:
         sock.close()

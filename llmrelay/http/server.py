@@ -114,6 +114,8 @@ class Server:
 
     async def _accept(self, listener: Listener) -> asyncio.Server:
         connected = functools.partial(self._connected, listener)
+        # Two may have bound it, and only one can listen; uvloop says nothing of that.
+        listener.sock.listen(BACKLOG)
         # asyncio closes the socket that it is given. Ours stays open beside it, to be asked.
         sock = listener.sock.dup()
         start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server

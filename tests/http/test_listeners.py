@@ -89,6 +89,18 @@ def test_of_several_addresses_all_are_bound_or_none(path: UnixAddress) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_an_address_that_is_given_twice_is_refused(path: UnixAddress, reuse_port: bool) -> None:
+    [free] = bind(LOOPBACK)
+    assert isinstance(free.address, ListenAddress)
+    free.close()
+    for twice in (path, free.address):
+        with pytest.raises(CannotListen, match=f"{twice} twice: leave one out"):
+            bind(twice, LOOPBACK, twice, reuse_port=reuse_port)
+    for listener in bind(LOOPBACK, LOOPBACK):  # two free ports
+        listener.close()
+
+
 def test_without_reuse_port_an_address_has_one_front_end() -> None:
     [one] = bind(LOOPBACK, reuse_port=True)
     one.sock.listen()

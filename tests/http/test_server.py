@@ -96,6 +96,23 @@ def test_a_taken_port_is_an_error_that_says_what_to_do(run: Run) -> None:
     run(subject())
 
 
+def test_of_two_that_have_bound_a_port_before_either_listened_one_says_that_it_is_taken(
+    run: Run,
+) -> None:
+    async def subject() -> None:
+        one = Server(Config(listen=(ListenAddress("127.0.0.1", 0),)), echo, render_error)
+        one.bind()
+        two = Server(Config(listen=(one.address,)), echo, render_error)
+        two.bind()
+        await one.start()
+        with pytest.raises(CannotListen, match="it is in use"):
+            await two.start()
+        for server in (one, two):
+            await server.drain(0)
+
+    run(subject())
+
+
 @pytest.mark.parametrize(
     ("host", "reason"), [("192.0.2.1", "no such address"), ("no.invalid", "does not resolve")]
 )
