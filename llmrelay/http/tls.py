@@ -11,6 +11,7 @@ its name in ALPN. Used by server.py and connection.py.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 from pathlib import Path
@@ -66,22 +67,32 @@ class Handshake:
 
     def __init__(self, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
         self._context = context
-        self._sock: socket.socket = writer.get_extra_info("socket").dup()
-        self._sock.setblocking(False)
+        self._sock: socket.socket | None = None
+        self._failure: OSError | None = None
+        try:
+            self._sock = sock = writer.get_extra_info("socket").dup()
+            sock.setblocking(False)
+        except OSError as error:  # no descriptor is left
+            self._failure = error
         self._deadline: asyncio.Timeout | None = None
+        self._ends_at_s = math.inf
         writer.transport.abort()
 
     async def run(self, limit_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Make it, within `limit_s` seconds; the connection is closed if it fails.
 
         Raises:
-            OSError: the client broke it off, was too slow, or speaks something else (ssl.SSLError).
+            OSError: the client broke it off, was too slow, or speaks something else (ssl.SSLError);
+                or no descriptor was left for it.
         """
+        if self._sock is None:
+            raise self._failure or ConnectionAbortedError()
         loop = asyncio.get_running_loop()
+        ends_at_s = min(loop.time() + limit_s, self._ends_at_s)
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
-            async with asyncio.timeout(limit_s) as self._deadline:
+            async with asyncio.timeout_at(ends_at_s) as self._deadline:
                 transport, _ = await loop.connect_accepted_socket(
                     lambda: protocol,
                     self._sock,
@@ -98,12 +109,14 @@ class Handshake:
 
     def close(self) -> None:
         """Let go of the socket, if it was not begun or is over."""
-        self._sock.close()
+        if self._sock is not None:
+            self._sock.close()
 
     def limit(self, limit_s: float) -> None:
-        """Let it go on for `limit_s` seconds at most from now on."""
-        if self._deadline is not None:
-            self._deadline.reschedule(asyncio.get_running_loop().time() + limit_s)
+        """Let it go on for `limit_s` seconds at most from now on, also one yet to be begun."""
+        self._ends_at_s = asyncio.get_running_loop().time() + limit_s
+        if self._deadline is not None and not self._deadline.expired():
+            self._deadline.reschedule(self._ends_at_s)
 
 
 def client_name(writer: asyncio.StreamWriter) -> str | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import warnings
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from tests.helpers.certificates import Authority, Certificate
 
 from .conftest import Run
 from .live import GET, Client, echo, get, post, serving, until
+from .out_of_descriptors import all_descriptors_taken
 from .test_connection import Held
 
 
@@ -288,6 +290,56 @@ def test_a_stalled_handshake_counts_as_idle_and_drain_does_not_wait_for_it(
                 for ended in (stalled, another):
                     with contextlib.suppress(ConnectionResetError):
                         assert await ended.closed() == b""
+
+    run(subject())
+
+
+@contextlib.asynccontextmanager
+async def to_begin(
+    certificate: Certificate, *, descriptors: bool = True
+) -> AsyncIterator[tuple[tls.Handshake, socket.socket]]:
+    """A handshake that was not begun yet, and its client, who says nothing."""
+    ours, client = socket.socketpair()
+    with client:
+        _, writer = await asyncio.open_connection(sock=ours)
+        context = tls.make_context(certificate.cert, certificate.key, None)
+        with contextlib.nullcontext() if descriptors else all_descriptors_taken(but=0):
+            handshake = tls.Handshake(writer, context)
+        yield handshake, client
+        handshake.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def test_a_limit_holds_for_a_handshake_before_its_begin_and_is_too_late_after_its_end(
+    run: Run, certificate: Certificate
+) -> None:
+    async def subject() -> None:
+        async with to_begin(certificate) as (handshake, _):
+            handshake.limit(0)
+            with pytest.raises(TimeoutError):
+                await handshake.run(30)
+        async with to_begin(certificate) as (handshake, _):
+            running = asyncio.create_task(handshake.run(30))
+            await asyncio.sleep(0.01)
+            handshake.limit(0)
+            await asyncio.sleep(0)  # it has expired, and has not ended
+            handshake.limit(0)
+            with pytest.raises(TimeoutError):
+                await running
+
+    run(subject())
+
+
+def test_without_a_descriptor_for_its_handshake_a_connection_ends(
+    run: Run, certificate: Certificate
+) -> None:
+    async def subject() -> None:
+        async with to_begin(certificate, descriptors=False) as (handshake, client):
+            with pytest.raises(OSError, match="Too many open files"):
+                await handshake.run(30)
+            client.settimeout(1)
+            assert await asyncio.to_thread(client.recv, 1) == b""
 
     run(subject())
 
