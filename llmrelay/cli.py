@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from . import __version__, log, systemd
 from .config import Config, options
 from .demo.demo import DEFAULT_PROMPT, Demo
-from .errors import ConnectError
+from .errors import ConnectError, UnusableConfig
 from .http import tokens
 from .option import Option
 from .secret import read_key
@@ -251,6 +251,8 @@ def _config(arguments: argparse.Namespace, *, listens_already: bool = False) -> 
     values = {field.name: getattr(arguments, field.name) for field in fields}
     defaults = {field.name: field.default for field in fields}
     if arguments.port is not None:
+        if not any(isinstance(each, ListenAddress) for each in arguments.listen):
+            raise UnusableConfig("--port goes with a TCP address, and --listen names none.")
         values["listen"] = tuple(
             ListenAddress(each.host, arguments.port) if isinstance(each, ListenAddress) else each
             for each in arguments.listen

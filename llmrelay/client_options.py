@@ -18,6 +18,7 @@ from .values import (
     parse_listen,
     parse_mode,
     parse_origin,
+    parse_path,
     parse_trusted_proxy,
 )
 
@@ -54,7 +55,7 @@ class ClientOptions:
     tls_cert: Path | None = option(
         "--tls-cert",
         "FILE",
-        Path,
+        parse_path,
         None,
         "Speak TLS on TCP addresses, with the certificate chain in FILE (PEM); re-read on SIGHUP.",
         CLIENTS,
@@ -62,7 +63,7 @@ class ClientOptions:
     tls_key: Path | None = option(
         "--tls-key",
         "FILE",
-        Path,
+        parse_path,
         None,
         "The certificate's private key (PEM), if it is not in --tls-cert's file.",
         CLIENTS,
@@ -70,7 +71,7 @@ class ClientOptions:
     tls_client_ca: Path | None = option(
         "--tls-client-ca",
         "FILE",
-        Path,
+        parse_path,
         None,
         "Mutual TLS: let in only clients with a certificate that those in FILE (PEM) have signed.",
         CLIENTS,
@@ -78,7 +79,7 @@ class ClientOptions:
     auth_tokens: Path | None = option(
         "--auth-tokens",
         "FILE",
-        Path,
+        parse_path,
         None,
         "Answer requests with a token of FILE alone (docs/access.md); SIGHUP reads it again.",
         CLIENTS,

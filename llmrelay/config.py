@@ -29,6 +29,7 @@ from .values import (
     one_of,
     parse_host,
     parse_model,
+    parse_path,
     parse_url,
     size,
 )
@@ -64,7 +65,7 @@ class Config(ClientOptions):
     openai_key_file: Path | None = _option(
         "--openai-key-file",
         "FILE",
-        Path,
+        parse_path,
         None,
         "Read the key from FILE; else from OPENAI_API_KEY; else ask on the terminal.",
         _RUNNER,
@@ -80,7 +81,7 @@ class Config(ClientOptions):
     identity: Path | None = _option(
         "--identity",
         "FILE",
-        Path,
+        parse_path,
         None,
         "Log in with this private key only; else with those of ssh_config, the agent and ~/.ssh.",
         _RUNNER,
@@ -88,7 +89,7 @@ class Config(ClientOptions):
     known_hosts: Path | None = _option(
         "--known-hosts",
         "FILE",
-        Path,
+        parse_path,
         None,
         "Trust the host keys in FILE only; else those that ssh would. Always verified.",
         _RUNNER,
@@ -96,7 +97,7 @@ class Config(ClientOptions):
     ssh_config: Path | None = _option(
         "--ssh-config",
         "FILE",
-        Path,
+        parse_path,
         None,
         "Read FILE in place of ~/.ssh/config.",
         _RUNNER,

@@ -63,7 +63,7 @@ def read_key(config: Config, environ: MutableMapping[str, str]) -> Secret:
 
 def _read_file(config: Config) -> str:
     assert config.openai_key_file is not None
-    path = config.openai_key_file.expanduser()
+    path = config.openai_key_file
     try:
         with path.open(encoding="ascii") as file:
             mode = path.stat().st_mode

@@ -234,6 +234,8 @@ async def serve(
             notifier.reloading()
             front_end.reload()
             notifier.ready()
+        else:
+            front_end.reload()  # what was read at the start may be renewed before the end of it
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, on_hangup)

@@ -69,5 +69,7 @@ class Notifier:
             return
         # systemd not listening is no reason not to serve.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect(self._address.replace("@", "\0", 1))
+            # An abstract address begins with NUL, which the variable has as @.
+            abstract = self._address.startswith("@")
+            sock.connect("\0" + self._address[1:] if abstract else self._address)
             sock.send(state.encode())

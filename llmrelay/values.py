@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Final, Literal
 
 KIB = 1024
@@ -125,6 +126,14 @@ def parse_listen(text: str) -> Listen:
         return ListenAddress("127.0.0.1", parse_port(text[1:]))
     host, port = _split_port(text)
     return ListenAddress(host, 8080 if port is None else port)
+
+
+def parse_path(text: str) -> Path:
+    """A file; `~` and `~user` at its begin are the home of a user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r} is in the home of a user that is not known") from None
 
 
 def parse_mode(text: str) -> int:

@@ -49,6 +49,8 @@ def test_names_and_origins_can_be_given_several_times() -> None:
 def test_port_is_short_for_another_port_of_the_same_address() -> None:
     assert parsed("--port", "0").listen == (ListenAddress("127.0.0.1", 0),)
     assert parsed("--listen", "[::1]:1", "--port", "2").listen == (ListenAddress("::1", 2),)
+    with pytest.raises(UnusableConfig, match="--listen names none"):
+        parsed("--listen", "unix:/tmp/a", "--port", "2")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ def test_port_is_short_for_another_port_of_the_same_address() -> None:
         (["serve", "--runner", "h", "--drain", "2d"], "no time"),
         (["serve", "--runner", "h", "--log-level", "loud"], "none of debug"),
         (["serve", "--runner", "h", "--no-such-option"], "unrecognized"),
+        (["serve", "--runner", "h", "--auth-tokens", "~no-such-user/x"], "user that is not known"),
         (["serve", "--runner", "h", "--cors-origin", "null"], "no origin"),
         (["serve", "--runner", "h", "--allowed-host", "http://a"], "more than a name"),
         (["token"], "NAME"),

@@ -47,9 +47,9 @@ def test_sockets_come_from_descriptor_3_on_and_no_child_inherits_them() -> None:
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_the_state_goes_to_the_socket_that_systemd_names(tmp_path: Path, abstract: bool) -> None:
-    name = f"@llmrelay-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    name = f"@llmrelay@{os.getpid()}" if abstract else str(tmp_path / "notify@1")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(name.replace("@", "\0", 1))
+        sock.bind("\0" + name[1:] if abstract else name)
         sock.settimeout(5)
         environ = {"NOTIFY_SOCKET": name}
         notifier = Notifier(environ)

@@ -40,13 +40,13 @@ def make_context(cert: Path, key: Path | None, client_ca: Path | None) -> ssl.SS
     context.set_alpn_protocols(["http/1.1"])
     try:
         # A terminal may be there, but nobody would answer on SIGHUP.
-        context.load_cert_chain(cert.expanduser(), key and key.expanduser(), password=_no_password)
+        context.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as error:
         files = f"--tls-cert {cert}" + (f" with --tls-key {key}" if key else "")
         raise UnusableConfig(f"{files} cannot be used: {reason(error)}.") from error
     if client_ca is not None:
         try:
-            context.load_verify_locations(client_ca.expanduser())
+            context.load_verify_locations(client_ca)
         except (OSError, ValueError) as error:
             raise UnusableConfig(
                 f"--tls-client-ca {client_ca} cannot be used: {reason(error)}."

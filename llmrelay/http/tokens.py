@@ -135,7 +135,7 @@ class Tokens:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path.expanduser()
+        self._path = path
         self._callers: list[Caller] = []
 
     def load(self) -> None:

@@ -357,7 +357,6 @@ def _known_hosts(
 
 
 def _readable(path: Path, option: str) -> Path:
-    path = path.expanduser()
     try:
         path.open("rb").close()
     except OSError as error:
