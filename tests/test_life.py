@@ -288,6 +288,8 @@ def test_a_signal_before_anything_is_served_ends_at_once(sshd: OpenSSHServer) ->
         connection, _ = silent.accept()
         try:
             with connection:
+                front_end.signal(signal.SIGHUP)  # reads files again, as at any time
+                front_end.wait_for_log("reloaded: ")
                 front_end.signal(signal.SIGINT)
                 assert front_end.wait(5) == 128 + signal.SIGINT
             assert "Traceback" not in front_end.log
