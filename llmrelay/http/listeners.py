@@ -178,16 +178,18 @@ def adopt(sock: socket.socket) -> Listener:
     """A listening socket that another process has bound: systemd's socket activation.
 
     Raises:
-        CannotListen: it is no stream socket of TCP or of the unix kind.
+        CannotListen: it is no listening stream socket of TCP or of the unix kind.
     """
     sock.setblocking(False)
     name = sock.getsockname()
     if sock.type != socket.SOCK_STREAM:
         raise CannotListen("A socket that was handed in is no stream socket (ListenStream=).")
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        raise CannotListen("A socket that was handed in is neither TCP nor unix.")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise CannotListen("A socket that was handed in is a connection (Accept=no is needed).")
     if sock.family == socket.AF_UNIX:
         return Listener(sock, UnixAddress(_text(name)), local=True, handed_in=True)
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        raise CannotListen("A socket that was handed in is neither TCP nor unix.")
     return _tcp_listener(sock, handed_in=True)
 
 

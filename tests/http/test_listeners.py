@@ -249,6 +249,7 @@ def test_with_reuse_port_a_successor_takes_the_path_over_without_a_gap(path: Uni
 def test_sockets_that_are_handed_in_say_where_they_are(path: UnixAddress) -> None:
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(path.path)
+        unix.listen()
         one, two = listeners.adopt(tcp), listeners.adopt(unix)
         assert one.address == ListenAddress("127.0.0.1", tcp.getsockname()[1])
         assert two.address == path
@@ -265,3 +266,9 @@ def test_a_datagram_socket_cannot_be_listened_on() -> None:
         pytest.raises(CannotListen, match="ListenStream"),
     ):
         listeners.adopt(sock)
+
+
+def test_a_connection_cannot_be_listened_on() -> None:
+    one, two = socket.socketpair()
+    with one, two, pytest.raises(CannotListen, match="Accept=no"):
+        listeners.adopt(one)
