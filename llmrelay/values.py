@@ -118,10 +118,11 @@ def parse_host(text: str) -> HostAddress:
 def parse_listen(text: str) -> Listen:
     """`HOST:PORT`, `HOST`, `:PORT` or `unix:PATH`."""
     if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path or "\0" in path or path.endswith("/"):
+        name = text.removeprefix("unix:")
+        path = parse_path(name)
+        if not path.name or "\0" in name or name.endswith("/"):
             raise ValueError(f"{text!r} names no unix socket: write unix:/run/llmrelay.sock")
-        return UnixAddress(path)
+        return UnixAddress(str(path))
     if text.startswith(":"):
         return ListenAddress("127.0.0.1", parse_port(text[1:]))
     host, port = _split_port(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
@@ -12,6 +13,7 @@ from llmrelay.values import (
     AllowedHost,
     HostAddress,
     ListenAddress,
+    UnixAddress,
     count,
     duration,
     number,
@@ -65,10 +67,18 @@ def test_what_is_no_host_is_refused(text: str) -> None:
         (":9000", ListenAddress("127.0.0.1", 9000)),
         ("localhost", ListenAddress("localhost", 8080)),
         ("[::1]:81", ListenAddress("::1", 81)),
+        ("unix:./run/a", UnixAddress("run/a")),
+        ("unix:~/a", UnixAddress(os.path.expanduser("~/a"))),
     ],
 )
-def test_an_address_to_listen_on(text: str, address: ListenAddress) -> None:
+def test_an_address_to_listen_on(text: str, address: ListenAddress | UnixAddress) -> None:
     assert parse_listen(text) == address
+
+
+@pytest.mark.parametrize("text", ["unix:", "unix:.", "unix:/", "unix:/run/", "unix:a\0b"])
+def test_what_is_no_unix_socket_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="names no unix socket"):
+        parse_listen(text)
 
 
 @pytest.mark.parametrize(

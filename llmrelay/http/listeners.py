@@ -241,9 +241,12 @@ def _bind_tcp(address: ListenAddress, reuse_port: bool) -> list[Listener]:
 
 def _resolve(address: ListenAddress) -> Iterable[tuple[int, Any]]:
     """Family and socket address of each address that the host's name stands for."""
-    found = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError:  # it is no name at all: an empty label, or one that is too long
+        raise socket.gaierror(socket.EAI_NONAME, "no name") from None
     return dict.fromkeys((family, where) for family, _, _, _, where in found)
 
 

@@ -114,7 +114,13 @@ def test_of_two_that_have_bound_a_port_before_either_listened_one_says_that_it_i
 
 
 @pytest.mark.parametrize(
-    ("host", "reason"), [("192.0.2.1", "no such address"), ("no.invalid", "does not resolve")]
+    ("host", "reason"),
+    [
+        ("192.0.2.1", "no such address"),
+        ("no.invalid", "does not resolve"),
+        ("a..b", "does not resolve"),
+        ("a" * 64, "does not resolve"),
+    ],
 )
 def test_an_address_of_no_own_is_an_error_that_says_what_to_do(
     run: Run, host: str, reason: str
