@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; its exit status."""
+    _open_standard_descriptors()
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
@@ -39,6 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"llmrelay: ended at once by {error}", file=sys.stderr)  # noqa: T201
         return error.exit_status
     return status
+
+
+def _open_standard_descriptors() -> None:
+    """What we were started without would become a socket's, and be written to or closed with it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # stderr
+        pass
+    os.close(descriptor)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -54,7 +62,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         notifier.ready()
         scheme = "https" if config.tls_cert else "http"
         where = " and ".join(_url(scheme, address) for address in addresses)
-        print(f"llmrelay is ready on {where} (runner {host})", flush=True)  # noqa: T201
+        try:
+            print(f"llmrelay is ready on {where} (runner {host})", flush=True)  # noqa: T201
+        except OSError:  # nobody reads it, which is no reason not to serve
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
     _run(serve(config, host, key, announce, notifier, handed_in))
     return 0

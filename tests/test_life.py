@@ -334,3 +334,25 @@ def test_a_killed_runner_fails_its_calls_and_comes_back(sshd: OpenSSHServer) -> 
         own.front_end.wait_for_log("is ready: ", count=2)
         response, body = own.front_end.chat()
         assert (response.status, body) == (200, b"back again")
+
+
+@pytest.mark.parametrize("stdout", ["closed", "unread"])
+def test_it_serves_and_drains_though_nobody_reads_where_it_listens(
+    sshd: OpenSSHServer, tmp_path: Path, stdout: str
+) -> None:
+    path = tmp_path / "llmrelay.sock"
+    front_end = FrontEndProcess(runner_options(sshd), listen=["--listen", f"unix:{path}"])
+    if stdout == "closed":
+        front_end.command = ["bash", "-c", 'exec "$@" >&-', "bash", *front_end.command]
+    front_end.start()
+    try:
+        assert front_end.process.stdout is not None
+        front_end.process.stdout.close()
+        deadline = time.monotonic() + 20
+        while not path.exists():
+            assert time.monotonic() < deadline, front_end.log
+            select.select([], [], [], 0.01)
+        assert front_end.stop() == 0, front_end.log
+        assert front_end.log.endswith("drained\n")
+    finally:
+        front_end.end()
