@@ -134,7 +134,7 @@ def test_no_byte_moves_a_deadline(run: Run, head: bytes, again: bytes) -> None:
 
 def test_empty_lines_are_no_request_and_do_not_keep_a_connection(run: Run) -> None:
     async def subject() -> None:
-        async with serving(keep_alive_s=0.1) as server, Client(server) as client:
+        async with serving(keep_alive_s=0.4) as server, Client(server) as client:
             assert (await client.ask(GET)).status == 200
             for _ in range(4):
                 await asyncio.sleep(0.01)
