@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.conftest import Stage
+from tests.helpers.answers import read_until
 from tests.helpers.front_end import KEY, FrontEndProcess, runner_options
 from tests.helpers.upstream import (
     CleanEnd,
@@ -40,15 +41,6 @@ def raw_post(stage: Stage, prompt: bytes, path: str = "/chat") -> socket.socket:
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(prompt)}\r\n\r\n"
     connection.sendall(head.encode() + prompt)
     return connection
-
-
-def read_until(connection: socket.socket, text: bytes) -> bytes:
-    data = b""
-    while text not in data:
-        piece = connection.recv(65536)
-        assert piece, f"the connection ended before {text!r}: {data!r}"
-        data += piece
-    return data
 
 
 # --- A whole answer -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Stage
+from tests.helpers.answers import read_chunked
 from tests.helpers.front_end import FrontEndProcess, runner_options
 from tests.helpers.openssh import OpenSSHServer
 from tests.helpers.upstream import (
@@ -47,13 +48,8 @@ async def post(
 
 
 async def read_answer(reader: asyncio.StreamReader) -> str:
-    """The body of a chunked response that has to end whole."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 "), head
-    body = b""
-    while size := int(await reader.readline(), 16):
-        body += await reader.readexactly(size)
-        assert await reader.readexactly(2) == b"\r\n"
+    """The text of an answer that has to be whole."""
+    _, body = await read_chunked(reader)
     return body.decode()
 
 

@@ -18,6 +18,7 @@ import pytest
 from llmrelay.config import Config
 from llmrelay.values import MIB
 from tests.conftest import Stage
+from tests.helpers.answers import read_until
 from tests.helpers.front_end import FrontEndProcess, runner_options
 from tests.helpers.openssh import OpenSSHServer
 from tests.helpers.proxies import Proxy, account, snippet
@@ -95,15 +96,6 @@ def post(proxy: Proxy) -> socket.socket:
     fields = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
     connection.sendall(f"POST /chat HTTP/1.1\r\n{fields}Content-Length: 2\r\n\r\nhi".encode())
     return connection
-
-
-def read_until(connection: socket.socket, text: bytes) -> bytes:
-    data = b""
-    while text not in data:
-        piece = connection.recv(65536)
-        assert piece, f"the connection ended before {text!r}: {data!r}"
-        data += piece
-    return data
 
 
 def start_curl(proxy: Proxy) -> subprocess.Popen[bytes]:

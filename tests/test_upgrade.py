@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Stage
+from tests.helpers.answers import read_chunked
 from tests.helpers.certificates import Authority
 from tests.helpers.front_end import FrontEndProcess, runner_options
 from tests.helpers.upstream import Delta, Pause, WaitFor, answer
@@ -64,13 +65,7 @@ class Load:
             self.reconnected += 1
             return False
         writer.write(HEAD + (b"" if keep else b"Connection: close\r\n") + b"\r\nhi")
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 "), head
-        body = b""
-        while size := int(await reader.readline(), 16):
-            body += await reader.readexactly(size)
-            assert await reader.readexactly(2) == b"\r\n"
-        assert await reader.readuntil(b"\r\n\r\n") == b"X-Finish-Reason: stop\r\n\r\n"
+        head, body = await read_chunked(reader)
         assert body == b"Hello, world", body
         self.answered += 1
         return keep and b"\r\nConnection: close\r\n" not in head
