@@ -229,10 +229,12 @@ def _is_address(authority: str) -> bool:
 
 
 def _canonical(host: str) -> str:
-    """A host of split_authority as AllowedHost has it."""
-    if host.startswith("["):
+    """A host of split_authority as AllowedHost has it; IPvFuture, which that has not, as it is."""
+    if not host.startswith("["):
+        return host.removesuffix(".")
+    with contextlib.suppress(ValueError):
         return ipaddress.IPv6Address(host[1:-1]).compressed
-    return host.removesuffix(".")
+    return host
 
 
 def is_same_origin(request: Request) -> bool:

@@ -42,6 +42,7 @@ LOOPBACK = [
 ELSEWHERE = [
     "evil.example", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example",
     "128.0.0.1", "0.0.0.0", "127.1", "0x7f.0.0.1", "2130706433", "[::]", "[::2]", "192.168.0.1:80",
+    "[v1.x]", "[vF.a:b]:80",
 ]  # fmt: skip
 
 
@@ -149,8 +150,12 @@ def test_a_name_that_is_allowed_passes_beside_those_of_loopback(host: str) -> No
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "x.app.internal", "other.example", "other.example:80", "internal"]
-)
+    "host",
+    [
+        "evil.example", "x.app.internal", "other.example", "other.example:80", "internal",
+        "[v1.app.internal]",
+    ],
+)  # fmt: skip
 def test_any_other_name_is_misdirected_on_every_listener(host: str) -> None:
     for loopback in (True, False):
         with pytest.raises(MisdirectedRequest):
