@@ -184,9 +184,9 @@ class Connection:
         """Answer what could not be read as a request: where the next one starts is not known."""
         begun_at_s = self._loop.time()
         request = _UNREADABLE
-        if (line := self._incoming.request_line) is not None:
+        if (method := self._incoming.method) is not None:
             # An answer to HEAD has no body, whatever is wrong with the rest (RFC 9110, 9.3.2).
-            request = replace(request, method=line.method, version=line.version)
+            request = replace(request, method=method)
         exchange = self._open_exchange(request)
         self._fail(exchange, None, error)
         access_log.write(exchange, self._peer, self._origin, begun_at_s)

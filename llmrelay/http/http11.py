@@ -25,7 +25,7 @@ from ..errors import (
     UriTooLong,
 )
 from .events import NEED_DATA, Data, EndOfMessage, Event, NeedData
-from .head import TOKEN, RequestLine, make_request, parse_field_line, parse_request_line
+from .head import TOKEN, make_request, parse_field_line, parse_request_line
 
 # RFC 9112, section 2.2 asks to ignore "at least one" empty line before a request: old clients send
 # one after a body. A few do; more are no request.
@@ -43,6 +43,7 @@ _EXTENSION: Final = (
 )
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})((?:" + _EXTENSION + rb")*)")
 _TOKEN_START: Final = re.compile(TOKEN[:-1])
+_HEAD: Final = b"HEAD "  # as a request line begins with it
 
 Parsing = Generator[Event | NeedData, None, None]
 
@@ -57,8 +58,8 @@ class RequestParser:
         max_body_bytes: a body without its chunked coding.
 
     Attributes:
-        request_line: of the request that is being read, as soon as it is known: a refusal of the
-            rest depends on the method, too.
+        method: of the request that is being read, once its line is read; HEAD as soon as it has
+            come, as a refusal of the rest depends on it.
     """
 
     def __init__(self, max_head_bytes: int, max_headers: int, max_body_bytes: int) -> None:
@@ -69,7 +70,7 @@ class RequestParser:
         self._ended = False
         self._whole = False
         self._error: RelayError | None = None
-        self.request_line: RequestLine | None = None
+        self.method: str | None = None
         self._parsing = self._message()
 
     @property
@@ -80,7 +81,7 @@ class RequestParser:
     @property
     def begun(self) -> bool:
         """Whether a byte of a request has come, empty lines before it apart."""
-        return self.request_line is not None or not self._no_line_yet
+        return self.method is not None or not self._no_line_yet
 
     @property
     def _no_line_yet(self) -> bool:
@@ -120,16 +121,17 @@ class RequestParser:
         """Go on to the next request, after EndOfMessage."""
         assert self._whole, "the request before is not whole"
         self._whole = False
-        self.request_line = None
+        self.method = None
         self._parsing = self._message()
 
     def _message(self) -> Parsing:
         """HTTP-message (RFC 9112, section 2.1)."""
         line = yield from self._request_line()
         budget = self._max_head_bytes - len(line) - 2
-        self.request_line = parse_request_line(line)
+        request_line = parse_request_line(line)
+        self.method = request_line.method
         fields = yield from self._fields(budget)
-        request = make_request(self.request_line, fields)
+        request = make_request(request_line, fields)
         yield request
         if request.framing == "chunked":
             yield from self._chunked_body()
@@ -148,6 +150,10 @@ class RequestParser:
             # Bytes of another protocol often have no line end: tell at once, not at the limit.
             if self._buffer[0] not in b"\r\n" and not _TOKEN_START.match(self._buffer):
                 raise BadRequest("This is no HTTP request (is it TLS, or another protocol?).")
+            while (start := bytes(self._buffer[: len(_HEAD)])) != _HEAD and _HEAD.startswith(start):
+                yield self._wait()
+            if start == _HEAD:
+                self.method = "HEAD"
             try:
                 line = yield from self._line(self._max_head_bytes, UriTooLong)
             except UriTooLong:

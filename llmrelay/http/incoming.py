@@ -17,7 +17,6 @@ from ..config import Config
 from ..errors import RelayError, RequestTimeout
 from .bodies import BodyMemory
 from .events import NEED_DATA, Data, EndOfMessage, Request
-from .head import RequestLine
 from .http11 import RequestParser
 
 READ_BYTES: Final = 64 * 1024
@@ -167,9 +166,9 @@ class Incoming:
         self._held_bytes = 0
 
     @property
-    def request_line(self) -> RequestLine | None:
+    def method(self) -> str | None:
         """Of the request that is being read, as soon as it is known."""
-        return self._parser.request_line
+        return self._parser.method
 
     @property
     def reusable(self) -> bool:
