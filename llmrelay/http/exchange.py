@@ -137,7 +137,7 @@ class Exchange:
         """Send a whole response with its Content-Length; without body for HEAD, 204 and 304.
 
         Raises:
-            RelayError: the request's body is malformed, and nobody has read it yet.
+            RelayError: nobody has read the request's body, and it is malformed or over its limit.
             ValueError: a header that cannot be sent, or that is the server's own to send.
             RuntimeError: a response was begun before.
         """
@@ -255,8 +255,8 @@ class Exchange:
     def _head(self, status: int, headers: Sequence[Header], framing: list[Header]) -> bytes:
         """A final response's head; from here on the response is begun.
 
-        A request whose body nobody read, and which is seen by now to be malformed, is refused
-        instead: what it says is not known.
+        A request whose body nobody read, and which is seen by now to be malformed or over its
+        limit, is refused instead: what it says is not known.
         """
         if self.started or self.finished:
             raise RuntimeError("a response was begun before")
@@ -264,8 +264,8 @@ class Exchange:
             raise ValueError(f"{status} is no final status")
         if own := _OWN_HEADERS.intersection(name.lower() for name, _ in headers):
             raise ValueError(f"the server itself sends {', '.join(sorted(own))}")
-        if (malformed := self._incoming.drop_received()) is not None:
-            raise malformed
+        if (refusal := self._incoming.drop_received()) is not None:
+            raise refusal
         self.keep_alive = self.keep_alive and self._incoming.reusable
         head = encode_head(status, [*headers, *framing, *self._server_headers()])
         self.started = True

@@ -183,13 +183,15 @@ class Incoming:
         return self.ended or (self._unread == 0 and not self._broken and not self._parser.buffered)
 
     def drop_received(self) -> RelayError | None:
-        """Drop what has come of a body that nobody read, if it is little; see if it is malformed.
+        """Drop what has come of a body that nobody read, if it is little.
 
         Returns:
-            What refuses the request, or None.
+            What refuses the request, or None: the body is malformed, or over its limit.
         """
         left = DISCARD_BYTES
         try:
+            if not self._broken and (self._unread or 0) > self._config.max_body_bytes:
+                self._next_body_event()  # raises: that is known before a byte of it has come
             while self._unread != 0 and left > 0 and self.reusable:
                 if not isinstance(event := self._next_body_event(), Data):
                     break

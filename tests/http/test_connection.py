@@ -458,8 +458,17 @@ def test_an_https_target_needs_tls_or_a_proxy_that_is_trusted_to_have_had_it(
 
 
 @pytest.mark.parametrize("answer", ["error", "whole", "streamed"])
-def test_a_malformed_body_that_has_come_is_refused_though_nobody_reads_it(
-    run: Run, answer: str
+@pytest.mark.parametrize(
+    ("framing", "body", "error"),
+    [
+        ("Transfer-Encoding: chunked", b"x\r\n", "400 bad_request"),
+        ("Transfer-Encoding: chunked", b"186a1\r\n", "413 content_too_large"),
+        ("Content-Length: 100001", b"", "413 content_too_large"),
+        ("Content-Length: 9223372036854775808", b"x", "413 content_too_large"),
+    ],
+)
+def test_a_body_that_cannot_be_taken_is_refused_though_nobody_reads_it(
+    run: Run, answer: str, framing: str, body: bytes, error: str
 ) -> None:
     async def handler(exchange: Exchange) -> None:
         if answer == "error":
@@ -469,10 +478,10 @@ def test_a_malformed_body_that_has_come_is_refused_though_nobody_reads_it(
         exchange.start(200, [])
 
     async def subject() -> None:
-        async with serving(handler) as server, Client(server) as client:
-            client.send(get("/", "Transfer-Encoding: chunked", method="POST") + b"x\r\n" + GET)
+        async with serving(handler, max_body_bytes=100_000) as server, Client(server) as client:
+            client.send(get("/", framing, method="POST") + body + GET)
             response = await client.response()
-            assert (response.status, response.body) == (400, b"/ bad_request")
+            assert f"{response.status}{response.body.decode().removeprefix('/')}" == error
             assert response.headers["connection"] == "close"
             assert await client.closed() == b""
 
