@@ -81,7 +81,7 @@ class ClientOptions:
         "FILE",
         parse_path,
         None,
-        "Answer requests with a token of FILE alone (docs/access.md); SIGHUP reads it again.",
+        "Answer only requests that bring a token of FILE (docs/access.md); re-read on SIGHUP.",
         CLIENTS,
     )
     allow_anonymous: bool = switch(
