@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import asyncio
+
+from llmrelay.config import Config
+from llmrelay.http.bodies import BodyMemory
+from llmrelay.http.incoming import PARTS_PER_TURN, Incoming
+
+from .conftest import Run
+from .parsing import chunked
+
+
+def test_a_body_of_many_small_chunks_lets_others_have_their_turn(run: Run) -> None:
+    chunks = 10 * PARTS_PER_TURN
+
+    async def subject() -> None:
+        incoming = Incoming(Config(), BodyMemory(chunks))
+        incoming.reader = asyncio.StreamReader()
+        incoming.reader.feed_data(chunked(b"1\r\na\r\n" * chunks + b"0\r\n\r\n"))
+        assert await incoming.next_request(lambda: None) is not None
+        reading = asyncio.create_task(incoming.read_body(lambda: None))
+        turns = 0
+        while not reading.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert await reading == b"a" * chunks
+        assert turns > 10
+
+    run(subject())
