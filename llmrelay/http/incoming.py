@@ -201,7 +201,9 @@ class Incoming:
         try:
             if not self._broken and (self._unread or 0) > self._config.max_body_bytes:
                 self._next_body_event()  # raises: that is known before a byte of it has come
-            while self._unread != 0 and left > 0 and self.reusable:
+            for _ in range(PARTS_PER_TURN):
+                if self._unread == 0 or left <= 0 or not self.reusable:
+                    break
                 if not isinstance(event := self._next_body_event(), Data):
                     break
                 left -= len(event.data)
@@ -221,15 +223,19 @@ class Incoming:
         if not self.reusable:
             return False
         left = DISCARD_BYTES
+        parts = 0
         try:
             async with asyncio.timeout(DISCARD_S):
                 while not isinstance(event := self._next_body_event(), EndOfMessage):
-                    if isinstance(event, Data):
-                        left -= len(event.data)
-                        if left < 0:
-                            return False
-                    else:
+                    if event is None:
                         await self._receive()
+                        continue
+                    left -= len(event.data)
+                    if left < 0:
+                        return False
+                    parts += 1
+                    if parts % PARTS_PER_TURN == 0:
+                        await asyncio.sleep(0)
         except (TimeoutError, RelayError):
             return False
         self._parser.next_cycle()
