@@ -29,6 +29,8 @@ async def flush(writer: asyncio.StreamWriter, limit_s: float) -> bool:
         OSError: the connection is lost.
     """
     transport = writer.transport
+    if transport.is_closing():  # uvloop's takes no limits then
+        return False
     # A TLS transport holds none at all to be above 0.
     transport.set_write_buffer_limits(high=0 if transport.can_write_eof() else 1)
     try:
@@ -37,7 +39,8 @@ async def flush(writer: asyncio.StreamWriter, limit_s: float) -> bool:
     except TimeoutError:
         return False
     finally:
-        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        if not transport.is_closing():
+            transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
     return not transport.is_closing()
 
 

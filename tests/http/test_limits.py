@@ -11,11 +11,13 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterable
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 
 from llmrelay.http import incoming
 from llmrelay.http.exchange import Exchange
+from llmrelay.values import ListenAddress, UnixAddress
 
 from .conftest import Run
 from .live import GET, Client, echo, get, post, serving, until
@@ -183,6 +185,32 @@ def test_a_client_that_reads_too_slowly_is_ended_however_much_it_reads(
                         await loop.sock_recv(sock, 1)
 
     run(subject())
+
+
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_a_client_that_leaves_while_its_answer_waits_for_it_is_no_error_of_the_server(
+    run: Run, caplog: pytest.LogCaptureFixture, tmp_path: Path, family: str
+) -> None:
+    listen = ListenAddress("127.0.0.1", 0) if family == "tcp" else UnixAddress(str(tmp_path / "s"))
+
+    async def handler(exchange: Exchange) -> None:
+        exchange.respond(200, [], b"x" * 8_000_000)
+
+    async def subject() -> None:
+        async with serving(handler, listen=(listen,)) as server:
+            loop = asyncio.get_running_loop()
+            with socket.socket(socket.AF_INET if family == "tcp" else socket.AF_UNIX) as sock:
+                sock.setblocking(False)
+                if isinstance(listen, UnixAddress):
+                    await loop.sock_connect(sock, listen.path)
+                else:
+                    await loop.sock_connect(sock, (server.address.host, server.address.port))
+                await loop.sock_sendall(sock, GET)
+                await until(lambda: "complete" in caplog.text)
+            await until(lambda: server.connections == 0)
+
+    run(subject())
+    assert "A connection failed" not in caplog.text
 
 
 def test_a_client_that_does_not_read_a_small_answer_is_idle_once_the_kernel_has_it(
