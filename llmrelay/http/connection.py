@@ -17,6 +17,7 @@ import math
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Final
 
 from ..config import Config
@@ -38,10 +39,11 @@ logger = logging.getLogger("llmrelay.http")
 # How an error looks to its client: (request if known, request id, error) -> headers, body.
 RenderError = Callable[[Request | None, str, RelayError], tuple[list[Header], bytes]]
 
-# Intervals at which a client that has ended is asked whether it still reads: the first two come
-# within a second, which is when a person has let go of Ctrl-C.
-FIRST_PROBE_S: Final = 0.2
-MAX_PROBE_S: Final = 5.0
+# Pauses before each time that a client that has ended is asked whether it still reads; the last one
+# goes on. Twice within a second, which is when a person has let go of Ctrl-C: the first question is
+# answered with RST, and the second meets the answer. Later than most answers begin, whose client
+# then has no interim response to skip.
+PROBE_PAUSES_S: Final = (0.35, 0.35, 1.0, 2.0, 5.0)
 
 # Stands for a request that could not be read.
 _UNREADABLE: Final = Request(
@@ -306,12 +308,10 @@ class Connection:
             await self._incoming.read_ahead()
             # Nothing more is read, so only a write can tell, and the answer's own may be long in
             # coming; one that comes at once is not asked before.
-            interval_s = FIRST_PROBE_S
-            while True:
-                await asyncio.wait({self._until_lost()}, timeout=interval_s)
+            for pause_s in chain(PROBE_PAUSES_S, repeat(PROBE_PAUSES_S[-1])):
+                await asyncio.wait({self._until_lost()}, timeout=pause_s)
                 if not exchange.probe():
                     break
-                interval_s = min(2 * interval_s, MAX_PROBE_S)
             await asyncio.wait({self._until_lost()})
         except OSError as error:
             _forget(error)
