@@ -21,7 +21,7 @@ from itertools import chain, repeat
 from typing import Final
 
 from ..config import Config
-from ..errors import MisdirectedRequest, RelayError, TooManyConnections
+from ..errors import BadRequest, MisdirectedRequest, RelayError, TooManyConnections
 from ..peer_text import one_line
 from . import access_log, outgoing, tls
 from .bodies import BodyMemory
@@ -142,7 +142,12 @@ class Connection:
             self._exchange.keep_alive = False
 
     async def _encrypt(self) -> None:
-        """The TLS handshake, if there is one to make; an OSError that it raises ends it all."""
+        """The TLS handshake, if there is one to make.
+
+        Raises:
+            BadRequest: the client speaks plain HTTP, and can read so.
+            OSError: it failed; there is nobody to tell.
+        """
         if self._handshake is None:
             return
         try:
@@ -152,15 +157,28 @@ class Connection:
             raise
         self._lost = None  # the plain connection was, but its socket is not
         self._talk_over(*streams)
+        if self._transport.get_extra_info("sslcontext") is None:
+            raise BadRequest("TLS is spoken here: ask for https:// in place of http://.")
+
+    async def _enter(self) -> None:
+        """Find room, and begin TLS, also with those for whom there is none.
+
+        Raises:
+            TooManyConnections, BadRequest, OSError: as ConnectionLimits.enter and _encrypt.
+        """
+        try:
+            await self._limits.enter(self, self._origin)
+        except TooManyConnections:
+            await self._encrypt()
+            raise
+        await self._encrypt()
 
     async def _serve(self) -> None:
         try:
-            await self._limits.enter(self, self._origin)
-        except TooManyConnections as error:
-            await self._encrypt()
+            await self._enter()
+        except RelayError as error:
             await self._refuse(error)
             return
-        await self._encrypt()
         while True:
             self._limits.idle(self)
             try:

@@ -81,6 +81,10 @@ class Handshake:
     async def run(self, limit_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Make it, within `limit_s` seconds; the connection is closed if it fails.
 
+        Returns:
+            The streams. They are plain if the client begins with a letter, as HTTP does and no TLS
+            record: it can be told so in its own language.
+
         Raises:
             OSError: the client broke it off, was too slow, or speaks something else (ssl.SSLError);
                 or no descriptor was left for it.
@@ -93,12 +97,13 @@ class Handshake:
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             async with asyncio.timeout_at(ends_at_s) as self._deadline:
+                plain = (await _first_byte(self._sock)).isalpha()
                 transport, _ = await loop.connect_accepted_socket(
                     lambda: protocol,
                     self._sock,
-                    ssl=self._context,
-                    ssl_handshake_timeout=limit_s,
-                    ssl_shutdown_timeout=NO_LIMIT_S,
+                    ssl=None if plain else self._context,
+                    ssl_handshake_timeout=None if plain else limit_s,
+                    ssl_shutdown_timeout=None if plain else NO_LIMIT_S,
                 )
         except BaseException:
             self._sock.close()
@@ -117,6 +122,22 @@ class Handshake:
         self._ends_at_s = asyncio.get_running_loop().time() + limit_s
         if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(self._ends_at_s)
+
+
+async def _first_byte(sock: socket.socket) -> bytes:
+    """What comes first, left where it is; empty if the client ends instead.
+
+    Raises:
+        OSError: the connection is lost.
+    """
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
+    return sock.recv(1, socket.MSG_PEEK)
 
 
 def client_name(writer: asyncio.StreamWriter) -> str | None:
