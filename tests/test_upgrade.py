@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,9 +98,24 @@ def options(stage: Stage) -> list[str]:
     return [*runner_options(stage.server), "--base-url", stage.upstream.base_url]
 
 
+_running: list[FrontEndProcess] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Ends what a test that failed has left running."""
+    yield
+    while _running:
+        _running.pop().end()
+
+
 async def start(options: list[str], *listen: str) -> FrontEndProcess:
-    front_end = FrontEndProcess(options, listen=listen)
-    front_end.start()
+    return await until_ready(FrontEndProcess(options, listen=listen))
+
+
+async def until_ready(front_end: FrontEndProcess, pass_fds: Sequence[int] = ()) -> FrontEndProcess:
+    front_end.start(pass_fds)
+    _running.append(front_end)
     await asyncio.to_thread(front_end.wait_until_ready)
     return front_end
 
@@ -108,6 +123,7 @@ async def start(options: list[str], *listen: str) -> FrontEndProcess:
 async def drained(front_end: FrontEndProcess) -> None:
     front_end.signal(signal.SIGTERM)
     assert await asyncio.to_thread(front_end.wait, 15) == 0, front_end.log
+    _running.remove(front_end)
     front_end.end()
 
 
@@ -157,9 +173,7 @@ def test_a_restart_behind_systemds_socket_loses_no_request(options: list[str]) -
     async def activated(sock: socket.socket) -> FrontEndProcess:
         front_end = FrontEndProcess(options, {"FD": str(sock.fileno())}, listen=())
         front_end.command = ["bash", "-c", script, *front_end.command]
-        front_end.start(pass_fds=(sock.fileno(),))
-        await asyncio.to_thread(front_end.wait_until_ready)
-        return front_end
+        return await until_ready(front_end, (sock.fileno(),))
 
     async def subject() -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
