@@ -118,15 +118,20 @@ class Connection:
         except OSError as error:
             _forget(error)  # the client reset the connection: there is nobody to tell
         finally:
+            self._let_go()
             outgoing.close(self._transport)
             self._limits.leave(self)
             await asyncio.wait({self._until_lost()})
 
     def abort(self) -> None:
-        """Let go of the socket of one whose `run` was cancelled, maybe before its first step."""
+        """End one whose `run` was cancelled, maybe before its first step."""
+        self._let_go()
+        self._transport.abort()
+
+    def _let_go(self) -> None:
+        """Of the socket for a handshake that has not come about."""
         if self._handshake is not None:
             self._handshake.close()
-        self._transport.abort()
 
     def drain(self, idle_grace_s: float) -> None:
         """Close if no request begins to come within `idle_grace_s` seconds; else after its answer.

@@ -159,18 +159,18 @@ def bind(addresses: Iterable[Listen], *, reuse_port: bool, socket_mode: int) -> 
         CannotListen: with what to do about it.
     """
     listeners: list[Listener] = []
-    try:
+    with contextlib.ExitStack() as undo:
         for address in addresses:
             if isinstance(address, UnixAddress):
                 _check_different([*(each.address for each in listeners), address])
-                listeners.append(_bind_unix(address, socket_mode, take_over=reuse_port))
+                bound = [_bind_unix(address, socket_mode, take_over=reuse_port)]
             else:
-                listeners += _bind_tcp(address, reuse_port)
-                _check_different([each.address for each in listeners])
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
+                bound = _bind_tcp(address, reuse_port)
+            for listener in bound:
+                undo.callback(listener.close)
+            listeners += bound
+            _check_different([each.address for each in listeners])
+        undo.pop_all()
     return listeners
 
 
@@ -214,11 +214,12 @@ def _check_different(addresses: Sequence[Listen]) -> None:
 
 def _bind_tcp(address: ListenAddress, reuse_port: bool) -> list[Listener]:
     listeners: list[Listener] = []
-    try:
-        for family, where in _resolve(address):
-            # asyncio sets TCP_NODELAY only where the protocol is said.
-            sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            try:
+    with contextlib.ExitStack() as undo:
+        try:
+            for family, where in _resolve(address):
+                # asyncio sets TCP_NODELAY only where the protocol is said.
+                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+                undo.callback(sock.close)
                 sock.setblocking(False)
                 # Connections of a front-end that has just ended do not hold the port.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -228,14 +229,10 @@ def _bind_tcp(address: ListenAddress, reuse_port: bool) -> list[Listener]:
                     # `[::]` beside `0.0.0.0`, and no IPv4 address in IPv6's clothes.
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.bind(where)
-            except BaseException:
-                sock.close()
-                raise
-            listeners.append(_tcp_listener(sock))
-    except OSError as error:
-        for listener in listeners:
-            listener.close()
-        raise cannot_listen(address, error) from error
+                listeners.append(_tcp_listener(sock))
+        except OSError as error:
+            raise cannot_listen(address, error) from error
+        undo.pop_all()
     return listeners
 
 
@@ -262,30 +259,29 @@ def _tcp_listener(sock: socket.socket, *, handed_in: bool = False) -> Listener:
 def _bind_unix(address: UnixAddress, mode: int, *, take_over: bool) -> Listener:
     """Bound beside its place, so that it is never there with other permissions: see publish()."""
     path = Path(address.path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        sock.setblocking(False)
-        if not take_over or not _is_socket(path):
-            _remove_stale(address)
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()  # of a process that was killed here, and whose number is ours now
-        sock.bind(str(beside))
-        beside.chmod(mode)
-        inode = beside.lstat().st_ino
-    except OSError as error:
-        sock.close()
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        # The length is bounded by sockaddr_un, and Python says so without a number.
-        if error.errno is None:
-            raise CannotListen(
-                f"Cannot listen on {address}: {error}; choose one of 90 bytes at most (--listen)."
-            ) from error
-        raise cannot_listen(address, error) from error
-    except BaseException:
-        sock.close()
-        raise
+    with contextlib.ExitStack() as undo:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        undo.callback(sock.close)
+        try:
+            sock.setblocking(False)
+            if not take_over or not _is_socket(path):
+                _remove_stale(address)
+            # Of a process that was killed here, and whose number is ours now.
+            beside.unlink(missing_ok=True)
+            sock.bind(str(beside))
+            undo.callback(beside.unlink)
+            beside.chmod(mode)
+            inode = beside.lstat().st_ino
+        except OSError as error:
+            # The length is bounded by sockaddr_un, and Python says so without a number.
+            if error.errno is None:
+                raise CannotListen(
+                    f"Cannot listen on {address}: {error}; choose one of 90 bytes at most"
+                    " (--listen)."
+                ) from error
+            raise cannot_listen(address, error) from error
+        undo.pop_all()
     return Listener(sock, address, local=True, file=beside, inode=inode)
 
 

@@ -86,14 +86,14 @@ class Server:
             CannotListen: with what to do about it.
         """
         config = self._config
-        self._listeners = [listeners.adopt(sock) for sock in self._handed_in]
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close_listeners)
+            for sock in self._handed_in:
+                self._listeners.append(listeners.adopt(sock))
             self._listeners += listeners.bind(
                 config.listen, reuse_port=config.reuse_port, socket_mode=config.socket_mode
             )
-        except BaseException:
-            self._close_listeners()
-            raise
+            undo.pop_all()
 
     async def start(self) -> None:
         """Take connections from now on.
@@ -119,7 +119,10 @@ class Server:
         # asyncio closes the socket that it is given. Ours stays open beside it, to be asked.
         sock = listener.sock.dup()
         start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
-        accepting = await start(connected, sock=sock, backlog=ACCEPTED_PER_TURN)
+        with contextlib.ExitStack() as undo:
+            undo.callback(sock.close)
+            accepting = await start(connected, sock=sock, backlog=ACCEPTED_PER_TURN)
+            undo.pop_all()
         listener.sock.listen(BACKLOG)  # the same socket, which listens already
         return accepting
 

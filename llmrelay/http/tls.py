@@ -79,7 +79,7 @@ class Handshake:
         writer.transport.abort()
 
     async def run(self, limit_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Make it, within `limit_s` seconds; the connection is closed if it fails.
+        """Make it, within `limit_s` seconds; if it fails, `close` lets go of the connection.
 
         Returns:
             The streams. They are plain if the client begins with a letter, as HTTP does and no TLS
@@ -105,15 +105,13 @@ class Handshake:
                     ssl_handshake_timeout=None if plain else limit_s,
                     ssl_shutdown_timeout=None if plain else NO_LIMIT_S,
                 )
-        except BaseException:
-            self._sock.close()
-            raise
         finally:
             self._deadline = None
+        self._sock = None  # the transport's from now on
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def close(self) -> None:
-        """Let go of the socket, if it was not begun or is over."""
+        """Let go of the socket, if no transport has it: it was not begun, or it failed."""
         if self._sock is not None:
             self._sock.close()
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import pytest
 
 from llmrelay.errors import UnusableConfig
-from llmrelay.http import tls
+from llmrelay.http import connection_limits, tls
 from llmrelay.http.exchange import Exchange
 from llmrelay.http.server import Server
 from tests.helpers.certificates import Authority, Certificate
@@ -270,6 +270,54 @@ def test_a_handshake_that_stalls_or_fails_ends_within_its_limit(
     [record] = [record for record in caplog.records if record.name == "llmrelay.http"]
     assert (record.levelno, record.exc_info) == (logging.INFO, None)
     assert "no TLS handshake" in record.getMessage()
+
+
+def test_who_speaks_plain_http_where_tls_is_spoken_reads_so(
+    run: Run, certificate: Certificate
+) -> None:
+    async def subject() -> None:
+        async with serving_tls(echo, certificate) as server:
+            for request in (GET, post(b"x" * 1_000_000)):
+                async with Client(server) as client:
+                    response = await client.ask(request)
+                    assert (response.status, response.body) == (400, b"unread bad_request")
+                    assert response.headers["connection"] == "close"
+                    assert await client.closed() == b""
+            # One that ends at once has said nothing to answer.
+            async with Client(server) as client:
+                client.end()
+                with contextlib.suppress(ConnectionResetError):
+                    assert await client.closed() == b""
+
+    run(subject())
+
+
+def test_a_connection_that_is_not_even_refused_over_tls_is_closed(
+    run: Run, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the limit of refusals a connection ends before its handshake, and its socket with it."""
+    monkeypatch.setattr(connection_limits, "MAX_TURNED_AWAY", 0)
+    kept: list[tls.Handshake] = []  # so that it is not the collector that closes
+
+    class Kept(tls.Handshake):
+        def __init__(self, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+            super().__init__(writer, context)
+            kept.append(self)
+
+    monkeypatch.setattr(tls, "Handshake", Kept)
+
+    async def subject() -> None:
+        async with (
+            serving_tls(echo, certificate, max_connections_per_address=1) as server,
+            Client(server) as first,
+            Client(server) as second,
+        ):
+            with contextlib.suppress(ConnectionResetError):
+                assert await second.closed() == b""
+            await until(lambda: server.connections == 1)
+            first.close()
+
+    run(subject())
 
 
 def test_a_stalled_handshake_counts_as_idle_and_drain_does_not_wait_for_it(
