@@ -21,7 +21,8 @@ from .errors import ConnectError, UnusableConfig
 from .http import tokens
 from .option import Option
 from .secret import read_key
-from .serve import EndedBySignal, serve
+from .serve import serve
+from .signals import EndedBySignal
 from .values import Listen, ListenAddress, count, parse_port
 
 T = TypeVar("T")

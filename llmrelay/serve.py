@@ -1,21 +1,18 @@
 """`llmrelay serve`: puts the parts together, and takes them apart in order.
 
-Takes the addresses, starts the runner, and listens when it is ready. SIGTERM or Ctrl-C drains: no
-new connections, running answers finish within the limit, the runner ends. A second signal ends at
-once. SIGHUP reads files again and keeps every connection. Knows every part and does none of their
-work.
+Takes the addresses, starts the runner, and listens when it is ready. A drain: no new connections,
+running answers finish within the limit, the runner ends. A reload reads files again and keeps
+every connection. signals.py says which signal asks for what. Knows every part and does none of
+their work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
-import signal
 import socket
-import termios
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from .routes import OPEN_PATHS, Routes
 from .runners.pool import Pool
 from .runners.runner import Runner
 from .secret import Secret
+from .signals import Signals
 from .systemd import Notifier
 from .values import HostAddress, Listen
 
@@ -41,15 +39,6 @@ logger = logging.getLogger("llmrelay")
 RUNNER_END_S = 3.0
 # Descriptors beside those of client connections: SSH, listeners, files, the loop.
 SPARE_DESCRIPTORS = 64
-
-
-class EndedBySignal(Exception):
-    """A signal ended the process at once: a second one, or one before anything was served."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        # What a shell says of a process that a signal ended.
-        self.exit_status = 128 + number
 
 
 class FrontEnd:
@@ -153,15 +142,6 @@ class FrontEnd:
         logger.info("drained")
 
 
-def _terminal_is_gone() -> bool:
-    """Whether SIGHUP came because the terminal that we were started on was closed."""
-    try:
-        termios.tcgetattr(0)
-    except termios.error as error:
-        return bool(error.args[0] == errno.EIO)
-    return False
-
-
 def _collect_rarely() -> None:
     """Lets the garbage collector look through all objects when that can be worth it.
 
@@ -205,48 +185,11 @@ async def serve(
         ConnectError: the runner cannot be started, or the address not listened on.
         EndedBySignal: a signal that did not wait for the drain.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    stop = asyncio.Event()
-    serving = False
-    fatal: EndedBySignal | None = None
-
-    def serving_now(addresses: Sequence[Listen]) -> None:
-        nonlocal serving
-        serving = True
-        on_ready(addresses)
-
-    def on_signal(number: int) -> None:
-        nonlocal fatal
-        if serving and not stop.is_set():
-            notifier.stopping()
-            stop.set()
-        else:
-            fatal = EndedBySignal(number)
-            task.cancel()
-
     front_end = FrontEnd(config, host, key, handed_in)
+    with Signals(front_end.reload, notifier) as signals:
 
-    def on_hangup() -> None:
-        if _terminal_is_gone():
-            on_signal(signal.SIGHUP)
-        elif serving:
-            notifier.reloading()
-            front_end.reload()
-            notifier.ready()
-        else:
-            front_end.reload()  # what was read at the start may be renewed before the end of it
+        def serving_now(addresses: Sequence[Listen]) -> None:
+            signals.serving = True
+            on_ready(addresses)
 
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        await front_end.run(stop, serving_now)
-    except asyncio.CancelledError:
-        if fatal is not None:
-            raise fatal from None
-        raise
-    finally:
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        await front_end.run(signals.stop, serving_now)

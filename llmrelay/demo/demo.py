@@ -22,7 +22,8 @@ from collections.abc import MutableMapping, Sequence
 from ..config import Config
 from ..errors import ConnectError, UnusableConfig
 from ..secret import VARIABLE, Secret, read_key
-from ..serve import EndedBySignal, FrontEnd
+from ..serve import FrontEnd
+from ..signals import EndedBySignal
 from ..values import HostAddress, Listen, ListenAddress, parse_url
 from .asking import Asking, AskingFailed
 from .local import started_host
