@@ -16,6 +16,7 @@ from typing import Final
 
 from ..errors import BadRequest
 from .events import Request
+from .grammar import TOKEN
 from .responses import Header
 
 ANY: Final = "*"
@@ -25,7 +26,7 @@ _EXPOSED: Final = "X-Request-Id, X-Error-Code, Retry-After"
 # A preflight costs a round trip; Chromium remembers none for longer than two hours.
 _MAX_AGE_S: Final = 7200
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_TOKEN: Final = re.compile(TOKEN)
 
 
 class Policy:

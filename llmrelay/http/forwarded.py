@@ -25,6 +25,7 @@ from typing import Final, Literal
 
 from ..values import UNIX, TrustedProxy
 from .events import Headers
+from .grammar import QUOTED_STRING, TOKEN
 
 Address = IPv4Address | IPv6Address
 # Where a connection or a request comes from; None if that cannot be told any more.
@@ -34,13 +35,10 @@ Origin = Address | Literal["unix"] | None
 # itself cannot make more work than this.
 MAX_HOPS: Final = 32
 
-# RFC 9110, sections 5.6.2 and 5.6.4.
-_TCHARS: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_QUOTED: Final = r'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 # RFC 7239, section 4. It has no blanks around the semicolon, but some proxies write them, as
 # RFC 9110, section 5.6.6 does elsewhere. They are matched possessively, so that no row of them can
 # be divided in more than one way.
-_PAIR: Final = re.compile(rf"({_TCHARS})=({_TCHARS}|{_QUOTED})")
+_PAIR: Final = re.compile(rf"({TOKEN})=({TOKEN}|{QUOTED_STRING})")
 _ELEMENT: Final = re.compile(rf"(?:{_PAIR.pattern})?(?:[ \t]*+;[ \t]*+(?:{_PAIR.pattern})?)*")
 # RFC 7239, section 6, without the names that are no addresses. Only IPv6 has brackets.
 _NODE: Final = re.compile(

@@ -17,14 +17,13 @@ from typing import Final, Literal, NamedTuple
 
 from ..errors import BadRequest, ExpectationFailed, NotImplementedHere, VersionNotSupported
 from .events import Headers, Request
+from .grammar import TOKEN
 
-# RFC 9110, section 5.6.2.
-TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-
+_TOKEN: Final = TOKEN.encode()
 # RFC 9112, section 3: single spaces, nothing around them.
-_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 # RFC 9112, section 5: no white space before the colon, and no control but HTAB in the value.
-_FIELD_LINE: Final = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
+_FIELD_LINE: Final = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
 # RFC 9110, section 4.2.1 and RFC 3986, section 3.2.2: an address in brackets or a reg-name, and a
 # port. Of what a reg-name may have, the comma is refused: two Hosts that were merged look so.
 _AUTHORITY: Final = re.compile(

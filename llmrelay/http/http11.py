@@ -25,7 +25,8 @@ from ..errors import (
     UriTooLong,
 )
 from .events import NEED_DATA, Data, EndOfMessage, Event, NeedData
-from .head import TOKEN, make_request, parse_field_line, parse_request_line
+from .grammar import QUOTED_STRING, TOKEN
+from .head import make_request, parse_field_line, parse_request_line
 
 # RFC 9112, section 2.2 asks to ignore "at least one" empty line before a request: old clients send
 # one after a body. A few do; more are no request.
@@ -37,12 +38,9 @@ MAX_EXTENSION_BYTES: Final = 16 * 1024
 
 # RFC 9112, section 7.1: no sign, prefix or blank; 16 digits fit 64 bits. Extensions are checked
 # by their grammar (section 7.1.1) and then dropped.
-_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
-_EXTENSION: Final = (
-    rb"[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + _QUOTED + rb"))?"
-)
-_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})((?:" + _EXTENSION + rb")*)")
-_TOKEN_START: Final = re.compile(TOKEN[:-1])
+_EXTENSION: Final = rf"[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*(?:{TOKEN}|{QUOTED_STRING}))?"
+_CHUNK_LINE: Final = re.compile(rf"([0-9A-Fa-f]{{1,16}})((?:{_EXTENSION})*)".encode())
+_TOKEN_START: Final = re.compile(TOKEN[:-1].encode())
 _HEAD: Final = b"HEAD "  # as a request line begins with it
 
 Parsing = Generator[Event | NeedData, None, None]

@@ -15,12 +15,14 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
+from .grammar import TOKEN
+
 Header = tuple[str, str]
 
 # An interim response, which every HTTP/1.1 client skips (RFC 9110, section 15.2).
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NAME: Final = re.compile(TOKEN)
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
