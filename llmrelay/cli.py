@@ -51,13 +51,14 @@ def _open_standard_descriptors() -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    if not arguments.runners and arguments.inventory is None:
+        arguments.refuse("give --runner [USER@]HOST or --inventory FILE")
     handed_in = systemd.handed_in_sockets(os.environ)
     notifier = systemd.Notifier(os.environ)
     config = _config(arguments, listens_already=bool(handed_in))
     log.configure(config.log_level, config.log_format)
     key = read_key(config, os.environ)
-    assert config.runner is not None
-    host = config.runner
+    host = config.runners[0]
 
     def announce(addresses: Sequence[Listen]) -> None:
         notifier.ready()
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="llmrelay serve --runner [USER@]HOST[:PORT] [option ...]",
         epilog="Example: llmrelay serve --runner user@host",
     )
-    serve_parser.set_defaults(run=_serve)
+    serve_parser.set_defaults(run=_serve, refuse=serve_parser.error)
     add_options(serve_parser)
     _add_demo(commands)
     _add_token(commands)
@@ -227,7 +228,6 @@ def _add_option(group: Any, name: str, option: Option, default: Any) -> None:
         action=_Repeated if option.repeated else "store",
         metavar=option.metavar,
         type=_checked(option.parse),
-        required=name == "runner",
         **given,
     )
 

@@ -25,7 +25,7 @@ from .values import (
 CLIENTS = "Clients"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ClientOptions:
     """Where clients connect, and who may ask."""
 

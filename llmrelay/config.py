@@ -3,7 +3,7 @@
 One frozen Config is made at start and handed to whoever needs it; nobody else reads argv or the
 environment. The command line (cli.py) and docs/options.md are both generated from the fields below,
 so an option cannot be in one and not in the other. Those of the clients' side stand in
-client_options.py.
+client_options.py, those of the hosts' side in runner_options.py.
 
 Knows no HTTP, no SSH and no asyncio. Units are in the names: `_s` seconds, `_bytes` bytes.
 """
@@ -12,96 +12,34 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .client_options import CLIENTS, ClientOptions
 from .errors import UnusableConfig
 from .option import Option
 from .option import option as _option
+from .runner_options import RUNNERS, RunnerOptions
 from .values import (
     KIB,
     MIB,
-    HostAddress,
     count,
     duration,
     number,
     one_of,
-    parse_host,
     parse_model,
-    parse_path,
-    parse_url,
     size,
 )
 
-_RUNNER = "Runner"
 _MODEL = "Model"
 _LIMITS = "Limits"
 _LOG = "Log"
 # The order in which they are shown.
-_GROUPS = [_RUNNER, _MODEL, CLIENTS, _LIMITS, _LOG]
+_GROUPS = [RUNNERS, _MODEL, CLIENTS, _LIMITS, _LOG]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config(ClientOptions):
+@dataclass(frozen=True, kw_only=True)
+class Config(RunnerOptions, ClientOptions):
     """All settings of one front-end process. Defaults are those of the command line."""
-
-    runner: HostAddress | None = _option(
-        "--runner",
-        "[USER@]HOST[:PORT]",
-        parse_host,
-        None,
-        "The host to start the runner on, as ssh would take it (aliases of ssh_config too).",
-        _RUNNER,
-    )
-    base_url: str = _option(
-        "--base-url",
-        "URL",
-        parse_url,
-        "https://api.openai.com/v1",
-        "The upstream: an OpenAI-compatible API, as the runner's host reaches it.",
-        _RUNNER,
-    )
-    openai_key_file: Path | None = _option(
-        "--openai-key-file",
-        "FILE",
-        parse_path,
-        None,
-        "Read the key from FILE; else from OPENAI_API_KEY; else ask on the terminal.",
-        _RUNNER,
-    )
-    remote_python: str = _option(
-        "--remote-python",
-        "PATH",
-        str,
-        "python3",
-        "The interpreter on the host: 3.10 or later, with openai installed.",
-        _RUNNER,
-    )
-    identity: Path | None = _option(
-        "--identity",
-        "FILE",
-        parse_path,
-        None,
-        "Log in with this private key only; else with those of ssh_config, the agent and ~/.ssh.",
-        _RUNNER,
-    )
-    known_hosts: Path | None = _option(
-        "--known-hosts",
-        "FILE",
-        parse_path,
-        None,
-        "Trust the host keys in FILE only; else those that ssh would. Always verified.",
-        _RUNNER,
-    )
-    ssh_config: Path | None = _option(
-        "--ssh-config",
-        "FILE",
-        parse_path,
-        None,
-        "Read FILE in place of ~/.ssh/config.",
-        _RUNNER,
-    )
 
     model: str = _option(
         "--model",
@@ -198,6 +136,30 @@ class Config(ClientOptions):
         count(1, 65536),
         1024,
         "Calls at once on a runner; further ones wait in the queue.",
+        _LIMITS,
+    )
+    retries: int = _option(
+        "--retries",
+        "N",
+        count(0, 16),
+        2,
+        "Other runners that a call may be tried on before its first byte.",
+        _LIMITS,
+    )
+    retry_budget: float = _option(
+        "--retry-budget",
+        "X",
+        number(0, 1),
+        0.1,
+        "Retries per call, on average: keeps a bad day from doubling itself.",
+        _LIMITS,
+    )
+    connects: int = _option(
+        "--connects",
+        "N",
+        count(1, 10_000),
+        16,
+        "Runners that are being started at once; one that takes over a second is not counted.",
         _LIMITS,
     )
     queue_length: int = _option(
@@ -331,6 +293,10 @@ class Config(ClientOptions):
     )
 
     def __post_init__(self) -> None:
+        if self.runners and self.inventory is not None:
+            raise UnusableConfig("Give --runner or --inventory, not both: write it into the file.")
+        if self.inventory is None and (self.limit is not None or self.watch):
+            raise UnusableConfig("--limit and --watch go with --inventory.")
         if self.ping_timeout_s <= self.ping_interval_s:
             raise UnusableConfig("--ping-timeout must be longer than --ping-interval.")
         if self.tls_cert is None and (self.tls_key or self.tls_client_ca):

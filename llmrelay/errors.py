@@ -11,7 +11,16 @@ boundary, in the one file that imports the library.
 
 from __future__ import annotations
 
+import enum
 from typing import ClassVar
+
+
+class Retry(enum.Enum):
+    """Whether a call that failed before its first byte may be tried on another runner."""
+
+    NEVER = enum.auto()
+    OTHER_RUNNER = enum.auto()
+    OTHER_UPSTREAM = enum.auto()  # or with another key
 
 
 class RelayError(Exception):
@@ -22,10 +31,13 @@ class RelayError(Exception):
         retry_after_s: seconds that the client should wait, for Retry-After.
         allow: methods for the Allow header (405 only; RFC 9110, section 10.2.1).
         challenge: for WWW-Authenticate: what to ask with (RFC 9110, section 11.6.1).
+
+    `retry` says where a call that ended so may be tried again.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    retry: ClassVar[Retry] = Retry.NEVER
 
     def __init__(
         self,
@@ -150,6 +162,12 @@ class VersionNotSupported(RelayError):
 # --- No runner could take the call --------------------------------------------------------------
 
 
+class ModelNotFound(RelayError):
+    """No runner serves the model that was asked for."""
+
+    status, code = 404, "model_not_found"
+
+
 class NoRunner(RelayError):
     """No runner is ready."""
 
@@ -178,12 +196,14 @@ class RunnerLost(RelayError):
     """The runner went away before upstream answered."""
 
     status, code = 502, "runner_lost"
+    retry = Retry.OTHER_RUNNER
 
 
 class RunnerFailed(RelayError):
     """The runner broke the protocol or hit a bug of its own."""
 
     status, code = 502, "runner_failed"
+    retry = Retry.OTHER_RUNNER
 
 
 # --- What upstream said -------------------------------------------------------------------------
@@ -217,18 +237,21 @@ class UpstreamRateLimited(RelayError):
     """Upstream's rate or quota is used up (429), with its Retry-After."""
 
     status, code = 429, "upstream_rate_limited"
+    retry = Retry.OTHER_UPSTREAM
 
 
 class UpstreamUnavailable(RelayError):
     """Upstream answered 5xx, or no connection to it could be made."""
 
     status, code = 502, "upstream_unavailable"
+    retry = Retry.OTHER_RUNNER
 
 
 class UpstreamBroken(RelayError):
     """Upstream answered with something that is not an answer, or broke it off."""
 
     status, code = 502, "upstream_broken"
+    retry = Retry.OTHER_RUNNER
 
 
 class UpstreamErrorEvent(RelayError):
@@ -241,6 +264,7 @@ class UpstreamIncomplete(RelayError):
     """Upstream's stream ended without a finish_reason and without [DONE]."""
 
     status, code = 502, "upstream_incomplete"
+    retry = Retry.OTHER_RUNNER
 
 
 class UpstreamTimeout(RelayError):

@@ -25,7 +25,7 @@ def parsed(*arguments: str) -> Config:
 
 
 def test_without_options_everything_is_as_config_declares_it() -> None:
-    assert parsed() == Config(runner=HostAddress("host", "user"))
+    assert parsed() == Config(runners=(HostAddress("host", "user"),))
 
 
 def test_options_reach_config() -> None:

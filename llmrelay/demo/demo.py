@@ -96,7 +96,7 @@ class Demo:
             _part("host", "an SSH server on loopback", machine.address)
             config = dataclasses.replace(
                 self._config,
-                runner=machine.address,
+                runners=(machine.address,),
                 base_url=machine.base_url,
                 remote_python=sys.executable,
                 identity=machine.identity,

@@ -1,0 +1,108 @@
+"""The options of the hosts' side: which runners there are, and how their hosts are reached.
+
+A part of Config, by inheritance, in a file of its own: config.py says what holds for every option.
+What an inventory says of a host goes before these (inventory/specs.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .option import option, switch
+from .values import HostAddress, one_of, parse_host, parse_path, parse_url
+
+RUNNERS = "Runners"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerOptions:
+    """Which runners there are, and how their hosts are reached."""
+
+    runners: tuple[HostAddress, ...] = option(
+        "--runner",
+        "[USER@]HOST[:PORT]",
+        parse_host,
+        (),
+        "A host to start a runner on, as ssh would take it (aliases of ssh_config too).",
+        RUNNERS,
+        repeated=True,
+    )
+    inventory: Path | None = option(
+        "--inventory",
+        "FILE",
+        parse_path,
+        None,
+        "Start runners on the hosts of an Ansible inventory.",
+        RUNNERS,
+    )
+    limit: str | None = option(
+        "--limit",
+        "PATTERN",
+        str,
+        None,
+        "Of the inventory's hosts, those that Ansible's PATTERN selects.",
+        RUNNERS,
+    )
+    watch: bool = switch(
+        "--watch",
+        "Reload when the inventory or a key file changes, as on SIGHUP.",
+        RUNNERS,
+    )
+    balance: str = option(
+        "--balance",
+        "HOW",
+        one_of("load", "affinity"),
+        "load",
+        "load: the least busy runner; affinity: the one that had the conversation before, unless it"
+        " is busy.",
+        RUNNERS,
+    )
+    base_url: str = option(
+        "--base-url",
+        "URL",
+        parse_url,
+        "https://api.openai.com/v1",
+        "The upstream: an OpenAI-compatible API, as the runner's host reaches it.",
+        RUNNERS,
+    )
+    openai_key_file: Path | None = option(
+        "--openai-key-file",
+        "FILE",
+        parse_path,
+        None,
+        "Read the key from FILE; else from OPENAI_API_KEY; else ask on the terminal.",
+        RUNNERS,
+    )
+    remote_python: str = option(
+        "--remote-python",
+        "PATH",
+        str,
+        "python3",
+        "The interpreter on the host: 3.10 or later, with openai installed.",
+        RUNNERS,
+    )
+    identity: Path | None = option(
+        "--identity",
+        "FILE",
+        parse_path,
+        None,
+        "Log in with this private key only; else with those of ssh_config, the agent and ~/.ssh.",
+        RUNNERS,
+    )
+    known_hosts: Path | None = option(
+        "--known-hosts",
+        "FILE",
+        parse_path,
+        None,
+        "Trust the host keys in FILE only; else those that ssh would. Always verified.",
+        RUNNERS,
+    )
+    ssh_config: Path | None = option(
+        "--ssh-config",
+        "FILE",
+        parse_path,
+        None,
+        "Read FILE in place of ~/.ssh/config.",
+        RUNNERS,
+    )
