@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from . import compare
+from . import compare, inventory
 from .seeds import write_seeds
 
 TARGETS: Final = ["parser", "connection"]
@@ -31,7 +31,9 @@ _EXECUTIONS: Final = re.compile(r"stat::number_of_executed_units:\s+(\d+)")
 def main() -> int:
     options = _options()
     if options.target == "compare":
-        return compare.run(options.cases, options.seed)
+        return compare.run(options.cases or 60_000, options.seed)
+    if options.target == "inventory":
+        return inventory.run(options.cases or 2_000, options.seed)
     if importlib.util.find_spec("atheris") is None:
         print("atheris is not installed; it has wheels for Python 3.11 to 3.13 on Linux, x86_64.")
         return 1
@@ -46,7 +48,10 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
     parser.add_argument(
-        "target", nargs="?", choices=[*TARGETS, "compare"], help="default: parser and connection"
+        "target",
+        nargs="?",
+        choices=[*TARGETS, "compare", "inventory"],
+        help="default: parser and connection",
     )
     parser.add_argument(
         "repeat", nargs="*", type=Path, help="files to run once each: what was found"
@@ -57,7 +62,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=int(time.time()), help="default: the time; it is printed"
     )
-    parser.add_argument("--cases", type=int, default=60_000, help="of compare (default: 60000)")
+    parser.add_argument(
+        "--cases", type=int, help="of compare (default: 60000) and inventory (default: 2000)"
+    )
     return parser.parse_args()
 
 

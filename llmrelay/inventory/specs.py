@@ -1,0 +1,145 @@
+"""A host of the inventory -> the RunnerSpecs of its runners.
+
+What the inventory does not say of a host is as the command line has it. Whatever cannot be used is
+an error that says where it is written; what is not used is a warning. Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from ..config import Config
+from ..runners.spec import HostSpec, KeySource, RunnerSpec
+from ..values import HostAddress, parse_host
+from . import ssh_args
+from .ini import InvalidInventory
+from .model import ALL, UNGROUPED, Inventory, Variable, Variables
+from .variables import ALIASES, KNOWN, PREFIX, UNUSED
+
+
+def make_specs(inventory: Inventory, config: Config) -> tuple[list[RunnerSpec], list[str]]:
+    """The runners of every host, and warnings.
+
+    Raises:
+        InvalidInventory: a variable cannot be used.
+    """
+    specs: list[RunnerSpec] = []
+    warnings: dict[str, None] = {}
+    for host in inventory.hosts:
+        variables = _renamed(inventory.variables_of(host))
+        groups = {group.name for group in inventory.groups_of(host)} - {ALL, UNGROUPED}
+        specs += _host_specs(host, variables, frozenset(groups), config)
+        warnings |= dict.fromkeys(_warnings(host, variables))
+    return specs, list(warnings)
+
+
+def for_addresses(addresses: Iterable[HostAddress], config: Config) -> list[RunnerSpec]:
+    """The runners that --runner asks for, one for each."""
+    return [
+        RunnerSpec(
+            name=str(address),
+            host=HostSpec(address, config.remote_python, config.base_url, config.identity),
+            max_calls=config.max_calls,
+        )
+        for address in dict.fromkeys(addresses)
+    ]
+
+
+def _renamed(variables: Variables) -> dict[str, Variable]:
+    """Ansible's old names as its new ones, which go before them."""
+    return {
+        ALIASES.get(name, name): each for name, each in variables.items() if name in ALIASES
+    } | {name: each for name, each in variables.items() if name not in ALIASES}
+
+
+def _host_specs(
+    host: str, variables: Variables, groups: frozenset[str], config: Config
+) -> Iterator[RunnerSpec]:
+    said = _parsed(host, variables)
+    spec = RunnerSpec(
+        name=host,
+        host=HostSpec(
+            address=_address(host, said, variables),
+            python=said.get("ansible_python_interpreter") or config.remote_python,
+            base_url=said.get("llmrelay_base_url", config.base_url),
+            identity=said.get("ansible_ssh_private_key_file", config.identity),
+            ssh_options=tuple(_ssh_options(variables)[0]),
+            key=KeySource(said.get("llmrelay_key_env"), said.get("llmrelay_key_file")),
+        ),
+        groups=groups,
+        models=said.get("llmrelay_models", ()),
+        model_map=said.get("llmrelay_model_map", ()),
+        weight=said.get("llmrelay_weight", 1.0),
+        max_calls=said.get("llmrelay_max_calls", config.max_calls),
+        labels=said.get("llmrelay_labels", ()),
+    )
+    instances = said.get("llmrelay_instances", 1)
+    if instances == 1:
+        yield spec
+    else:
+        yield from (replace(spec, name=f"{host}#{number + 1}") for number in range(instances))
+
+
+def _parsed(host: str, variables: Variables) -> dict[str, Any]:
+    """The variables that mean something here, by name, as what they mean."""
+    said: dict[str, Any] = {}
+    for name, variable in variables.items():
+        known = KNOWN.get(name)
+        if known is not None:
+            try:
+                said[name] = known.parse(variable.value)
+            except ValueError as error:
+                hint = f" Leave it out: --limit '!{host}'." if name == "ansible_connection" else ""
+                raise InvalidInventory(
+                    f"{variable.origin}: {name} of {host}: {error}.{hint}"
+                ) from error
+        elif name.startswith(PREFIX):
+            near = difflib.get_close_matches(name, KNOWN, 1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise InvalidInventory(f"{variable.origin}: there is no variable {name}{hint}")
+    if "llmrelay_key_env" in said and "llmrelay_key_file" in said:
+        raise InvalidInventory(
+            f"{variables['llmrelay_key_file'].origin}: {host} has llmrelay_key_env and"
+            " llmrelay_key_file; one key is enough."
+        )
+    return said
+
+
+def _address(host: str, said: dict[str, Any], variables: Variables) -> HostAddress | None:
+    if said.get("ansible_connection") == "local":
+        return None
+    name = said.get("ansible_host", host)
+    try:
+        # As one that has no port: that is a variable of its own.
+        parse_host(f"[{name}]" if ":" in name else name)
+    except ValueError as error:
+        where = variables.get("ansible_host")
+        raise InvalidInventory(f"{where.origin}: {error}." if where else f"{error}.") from error
+    return HostAddress(name, said.get("ansible_user"), said.get("ansible_port"))
+
+
+def _ssh_options(variables: Variables) -> tuple[list[tuple[str, str]], list[str]]:
+    """ssh's options, and those that are not honoured."""
+    options: list[tuple[str, str]] = []
+    ignored: list[str] = []
+    # As Ansible puts them together; what comes first holds.
+    for name in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+        if (variable := variables.get(name)) is None:
+            continue
+        try:
+            more, not_these = ssh_args.parse(str(variable.value))
+        except ValueError as error:
+            raise InvalidInventory(f"{variable.origin}: {name}: {error}.") from error
+        options += more
+        ignored += [f"{variable.origin}: {name}: {each} is not honoured" for each in not_these]
+    return options, ignored
+
+
+def _warnings(host: str, variables: Variables) -> Iterator[str]:
+    yield from _ssh_options(variables)[1]
+    for name in UNUSED:
+        if name in variables:
+            yield f"{variables[name].origin}: {name} is not used; runners are logged in to by key"

@@ -1,0 +1,76 @@
+"""ansible_ssh_common_args and ansible_ssh_extra_args -> ssh's `-o` options.
+
+What stands there is for the `ssh` command; we are none. What can be honoured becomes an option of
+ssh_config, what cannot is named, so that nobody relies on it. Pure.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+# Options of ssh_config that mean here what they mean to ssh, by their names in lower case.
+_HONOURED = {
+    name.lower(): name
+    for name in (
+        "AddressFamily", "BindAddress", "CASignatureAlgorithms", "CertificateFile", "Ciphers",
+        "Compression", "GlobalKnownHostsFile", "HostKeyAlgorithms", "HostKeyAlias", "HostName",
+        "IdentitiesOnly", "IdentityAgent", "IdentityFile", "KexAlgorithms", "MACs",
+        "PKCS11Provider", "Port", "PreferredAuthentications", "ProxyCommand", "ProxyJump",
+        "PubkeyAuthentication", "RekeyLimit", "TCPKeepAlive", "User", "UserKnownHostsFile",
+    )
+}  # fmt: skip
+# Flags with a value that are short for an option.
+_SHORT = {"J": "ProxyJump", "l": "User", "p": "Port", "i": "IdentityFile", "c": "Ciphers",
+          "m": "MACs", "b": "BindAddress"}  # fmt: skip
+_FLAGS = {"4": ("AddressFamily", "inet"), "6": ("AddressFamily", "inet6"),
+          "C": ("Compression", "yes")}  # fmt: skip
+# That have a value which we do not need.
+_WITH_VALUE = "BDEeFIkLOPQRSWw"
+# Which change nothing here: no terminal, nothing forwarded, and nothing printed.
+_IDLE = "aknNqTtvx"
+
+
+def parse(text: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The options in `text`, and what cannot be honoured, in words.
+
+    Raises:
+        ValueError: a quote is not closed, or a value is missing.
+    """
+    words = shlex.split(text)
+    options: list[tuple[str, str]] = []
+    ignored: list[str] = []
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-") or len(word) < 2:
+            ignored.append(word)
+            continue
+        letter, value = word[1], word[2:]
+        if letter in _FLAGS:
+            options.append(_FLAGS[letter])
+        elif letter == "o" or letter in _SHORT or letter in _WITH_VALUE:
+            if not value and not words:
+                raise ValueError(f"{word} has no value")
+            value = value or words.pop(0)
+            if letter in _SHORT:
+                options.append((_SHORT[letter], value))
+            elif letter == "o":
+                _add(value, options, ignored)
+            else:
+                ignored.append(f"-{letter} {value}")
+        elif not set(word[1:]) <= set(_IDLE):
+            ignored.append(word)
+    return options, ignored
+
+
+def _add(text: str, options: list[tuple[str, str]], ignored: list[str]) -> None:
+    """`Name=value` or `Name value`."""
+    name, _, value = text.replace("=", " ", 1).strip().partition(" ")
+    value = value.strip()
+    known = _HONOURED.get(name.lower())
+    if known is not None and value:
+        options.append((known, value))
+    elif name.lower() == "stricthostkeychecking":
+        if value.lower() not in ("yes", "ask", "true"):
+            ignored.append(f"{name}={value} (host keys are always verified)")
+    else:
+        ignored.append(f"-o {name}={value}")
