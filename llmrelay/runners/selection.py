@@ -1,0 +1,107 @@
+"""Which runner a call goes to.
+
+By load: the runner with the fewest calls in flight, for its weight and its success (standing.py).
+By affinity: the one that had the conversation before, and so has its beginning in its cache, unless
+it has more than its share. Pure: no clock and no state of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from .spec import RunnerSpec
+from .standing import Standing
+
+# Among more runners than this the better of two random ones is taken: nearly as even as the best of
+# all (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), and it costs
+# the same however many there are.
+MANY = 16
+_PICKS = 12
+
+# How far above its share a runner's load may go before a conversation moves to another (Mirrokni,
+# Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018).
+_BOUND = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a call asks for.
+
+    Attributes:
+        model: as the client names it.
+        group: of runners; None for any.
+        client: whose call it is, for a fair queue.
+        conversation: the same for all calls of a conversation; empty if that is of no interest.
+    """
+
+    model: str
+    group: str | None = None
+    client: str = ""
+    conversation: bytes = b""
+
+    def fits(self, spec: RunnerSpec) -> bool:
+        """Whether a runner is for such calls."""
+        return (self.group is None or self.group in spec.groups) and spec.serves(self.model)
+
+
+def choose(
+    ask: Ask,
+    standings: Sequence[Standing],
+    now_s: float,
+    random: random.Random,
+    tried: Collection[str] = (),
+) -> Standing | None:
+    """The runner for a call; None if there is none with a free place.
+
+    Runners that keep failing are left out, unless all do: then an honest error of upstream's is
+    worth more than a 503 of ours, and the first call that goes well ends it.
+
+    Args:
+        tried: names of runners that have failed this call.
+    """
+    if len(standings) > MANY and not ask.conversation:
+        picked = random.sample(standings, _PICKS)
+        two = [s for s in fitting(ask, picked, tried) if s.has_room and s.breaker.allows(now_s)]
+        if len(two) >= 2:
+            return min(two[:2], key=lambda each: each.cost(now_s))
+    ready = fitting(ask, standings, tried)
+    candidates = [standing for standing in ready if standing.breaker.allows(now_s)] or ready
+    if ask.conversation:
+        return _by_affinity(ask.conversation, candidates)
+    return min(
+        (standing for standing in candidates if standing.has_room),
+        key=lambda each: (each.cost(now_s), random.random()),
+        default=None,
+    )
+
+
+def fitting(ask: Ask, standings: Iterable[Standing], tried: Collection[str]) -> list[Standing]:
+    """The ready runners that are for such a call and have not failed it, full or not."""
+    return [s for s in standings if s.ready and s.spec.name not in tried and ask.fits(s.spec)]
+
+
+def _by_affinity(conversation: bytes, candidates: Sequence[Standing]) -> Standing | None:
+    """The first in the conversation's own order that has a place and not more than its share."""
+    calls = sum(standing.in_flight for standing in candidates) + 1
+    weights = sum(standing.spec.weight for standing in candidates)
+    for standing in sorted(candidates, key=lambda each: _rank(conversation, each), reverse=True):
+        share = calls * standing.spec.weight / weights
+        if standing.in_flight < math.ceil(_BOUND * share) and standing.has_room:
+            return standing
+    return None
+
+
+def _rank(conversation: bytes, standing: Standing) -> float:
+    """Rendezvous hashing with weights: a runner that comes or goes moves its own share alone.
+
+    Thaler, Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; the logarithm
+    makes a runner first as often as its weight says.
+    """
+    name = standing.spec.name.encode()
+    digest = blake2b(name, digest_size=8, key=conversation).digest()
+    fraction = (int.from_bytes(digest, "big") + 0.5) / 2**64
+    return -standing.spec.weight / math.log(fraction)
