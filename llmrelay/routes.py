@@ -12,7 +12,7 @@ from .config import Config
 from .errors import MethodNotAllowed, NotFound, NotImplementedHere
 from .http.exchange import Exchange, Handler
 from .relay import relay_chat
-from .runners.pool import Pool
+from .runners.pool import Member, Pool
 
 # Load balancers and supervisors ask these, and have no token.
 OPEN_PATHS = ("/healthz",)
@@ -61,11 +61,28 @@ class Routes:
         await relay_chat(exchange, self._pool, self._config)
 
     async def _health(self, exchange: Exchange) -> None:
-        runner = self._pool.runner
         status, body = ops.health(
-            {runner.name: "draining" if self.draining else runner.state.value},
-            self._pool.taken,
+            {member.runner.name: self._told(member) for member in self._pool.members},
+            self._pool.in_flight,
             self._pool.queued,
             detailed=exchange.trusted,
         )
         exchange.respond(status, ops.JSON_HEADERS, body)
+
+    def _told(self, member: Member) -> dict[str, object]:
+        """What an operator wants to know of a runner; what goes without saying is left out."""
+        runner, standing = member.runner, member.standing
+        told: dict[str, object] = {
+            "state": "draining" if self.draining else runner.state.value,
+            "in_flight": standing.in_flight,
+            "max_calls": runner.max_calls,
+        }
+        if runner.spec.groups:
+            told["groups"] = sorted(runner.spec.groups)
+        if runner.spec.labels:
+            told["labels"] = dict(runner.spec.labels)
+        if runner.loss:
+            told |= {"reason": runner.loss, "next_attempt_in_s": round(runner.retry_in_s, 1)}
+        if standing.breaker.out:
+            told["out"] = "its last calls failed; one at a time tries it again"
+        return told

@@ -1,6 +1,7 @@
-"""The OpenAI key on the front-end: where it comes from, and how it stays out of sight.
+"""The runners' keys on the front-end: where they come from, and how they stay out of sight.
 
-Knows no SSH and no frames; runners/runner.py reveals it once per link, into the START frame.
+Knows no SSH and no frames; runners/provision.py reveals a key once per link, into the START frame,
+and link.py once more where it is renewed.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import logging
 import stat
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 
 from .config import Config
 from .errors import NoKey
+from .runners.spec import KeySource
 
 VARIABLE = "OPENAI_API_KEY"
 MAX_KEY_CHARS = 8192
@@ -37,20 +40,47 @@ class Secret:
         return "***"
 
 
-def read_key(config: Config, environ: MutableMapping[str, str]) -> Secret:
-    """The key from --openai-key-file, else from the environment, else from the terminal.
+class Keys:
+    """The runners' keys, each from where its inventory entry says, else from where `serve` has its.
 
-    The variable is taken out of `environ`, so that no child process (a ProxyCommand, say) inherits
-    it.
-
-    Raises:
-        NoKey: none was given, or what was given is no key.
+    Variables are taken out of `environ` when they are first read, so that no child process (a
+    ProxyCommand, say) inherits them; files are read anew each time.
     """
-    variable = environ.pop(VARIABLE, "").strip()
-    if config.openai_key_file is not None:
-        return _checked(_read_file(config), str(config.openai_key_file))
-    if variable:
-        return _checked(variable, VARIABLE)
+
+    def __init__(self, config: Config, environ: MutableMapping[str, str]) -> None:
+        self._file = config.openai_key_file
+        self._environ = environ
+        self._taken = {VARIABLE: environ.pop(VARIABLE, "").strip()}
+        self._typed: Secret | None = None
+
+    def read(self, source: KeySource = KeySource()) -> Secret:  # noqa: B008 - it is frozen
+        """The key from `source`; if that names none, from --openai-key-file, else from the
+        environment, else from the terminal.
+
+        Raises:
+            NoKey: there is none, or what is there is no key.
+        """
+        if source.file is not None:
+            return _read_file(source.file, "llmrelay_key_file")
+        if source.variable is not None:
+            return self._variable(source.variable)
+        if self._file is not None:
+            return _read_file(self._file, "--openai-key-file")
+        if self._taken[VARIABLE]:
+            return _checked(self._taken[VARIABLE], VARIABLE)
+        if self._typed is None:
+            self._typed = _ask()
+        return self._typed
+
+    def _variable(self, name: str) -> Secret:
+        if name not in self._taken:
+            if name not in self._environ:
+                raise NoKey(f"No key: {name}, which llmrelay_key_env names, is not set.")
+            self._taken[name] = self._environ.pop(name).strip()
+        return _checked(self._taken[name], name)
+
+
+def _ask() -> Secret:
     # Without any stdin at all Python has none either.
     if sys.stdin is not None and sys.stdin.isatty():
         with contextlib.suppress(EOFError):
@@ -61,21 +91,19 @@ def read_key(config: Config, environ: MutableMapping[str, str]) -> Secret:
     )
 
 
-def _read_file(config: Config) -> str:
-    assert config.openai_key_file is not None
-    path = config.openai_key_file
+def _read_file(path: Path, named_by: str) -> Secret:
     try:
         with path.open(encoding="ascii") as file:
             mode = path.stat().st_mode
             text = file.read(MAX_KEY_CHARS + 1).strip()
     except OSError as error:
-        raise NoKey(f"--openai-key-file {path} cannot be read: {error.strerror}.") from error
+        raise NoKey(f"{named_by} {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
         # `from None`: the exception holds what it could not read.
-        raise NoKey(f"--openai-key-file {path} holds no key: it is not ASCII text.") from None
+        raise NoKey(f"{named_by} {path} holds no key: it is not ASCII text.") from None
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
         logger.warning("%s can be read by every user of this machine; chmod 600 mends it", path)
-    return text
+    return _checked(text, str(path))
 
 
 def _checked(text: str, source: str) -> Secret:

@@ -1,9 +1,9 @@
 """`llmrelay serve`: puts the parts together, and takes them apart in order.
 
-Takes the addresses, starts the runner, and listens when it is ready. A drain: no new connections,
-running answers finish within the limit, the runner ends. A reload reads files again and keeps
-every connection. signals.py says which signal asks for what. Knows every part and does none of
-their work.
+Takes the addresses, starts the runners, and listens when the first is ready. A drain: no new
+connections, running answers finish within the limit, the runners end. A reload reads files again
+and keeps every connection. signals.py says which signal asks for what. Knows every part and does
+none of their work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import contextlib
 import gc
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner_payload.process import allow_descriptors, forbid_core_dumps
@@ -25,48 +27,72 @@ from .http import connection_limits, tls
 from .http.guard import Guard, require_credentials
 from .http.server import Server
 from .http.tokens import Tokens
+from .inventory.load import load
 from .routes import OPEN_PATHS, Routes
+from .runners.fleet import Fleet
+from .runners.jump import Jumps
 from .runners.pool import Pool
-from .runners.runner import Runner
-from .secret import Secret
+from .runners.spec import RunnerSpec
+from .secret import Keys, Secret
 from .signals import Signals
 from .systemd import Notifier
-from .values import HostAddress, Listen
+from .values import Listen
+from .watch import watch
 
 logger = logging.getLogger("llmrelay")
 
-# The runner closes its upstream connections and says goodbye; a lost one is not waited for.
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What was read of the files that SIGHUP reads again, and which they were."""
+
+    encryption: ssl.SSLContext | None
+    plan: Sequence[tuple[RunnerSpec, Secret]]
+    files: Sequence[Path]
+
+
+# Runners close their upstream connections and say goodbye; a lost one is not waited for.
 RUNNER_END_S = 3.0
 # Descriptors beside those of client connections: SSH, listeners, files, the loop.
 SPARE_DESCRIPTORS = 64
 
 
 class FrontEnd:
-    """A runner, the pool in front of it, and the HTTP server in front of that.
+    """Runners, the pool in front of them, and the HTTP server in front of that.
 
     Args:
+        keys: where the runners' keys are read.
+        notifier: hears of reloads.
         handed_in: listening sockets that another process has bound.
 
+    Attributes:
+        reload_wanted: to be set to have the files read again.
+
     Raises:
-        UnusableConfig: a file for TLS or of tokens cannot be used.
+        UnusableConfig: a file for TLS, of tokens or of runners cannot be used.
+        NoKey: a runner has no key.
     """
 
     def __init__(
         self,
         config: Config,
-        host: HostAddress,
-        key: Secret,
+        keys: Keys,
+        notifier: Notifier,
         handed_in: Sequence[socket.socket] = (),
     ) -> None:
+        self.reload_wanted = asyncio.Event()
         self._config = config
-        self._runner = Runner(host, config, key)
-        self._pool = Pool(self._runner, config)
+        self._keys = keys
+        self._notifier = notifier
+        self._serving = False
+        self._pool = Pool(config)
         self._routes = Routes(self._pool, config)
         self._tokens = None if config.auth_tokens is None else Tokens(config.auth_tokens)
         guard = Guard(config, self._tokens, OPEN_PATHS)
         limited = _with_descriptors(config)
         self._server = Server(limited, self._routes, render_error, handed_in, guard)
-        self._load()
+        self._read = self._read_files()
+        self._take_up(self._read)
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Sequence[Listen]], None]) -> None:
         """Serves until `stop` is set, and drains.
@@ -75,27 +101,39 @@ class FrontEnd:
             on_ready: called with the addresses once clients can connect.
 
         Raises:
-            ConnectError: the runner cannot be started, or the address not listened on.
+            ConnectError: no runner can be started, or the address not listened on.
         """
         forbid_core_dumps()
         _collect_rarely()
-        ready = asyncio.Event()
         self._bind()
         try:
-            async with asyncio.TaskGroup() as group:
-                living = group.create_task(self._runner.run(ready.set))
+            async with Jumps(self._config) as jumps, asyncio.TaskGroup() as group:
+                fleet = Fleet(self._config, self._pool, jumps, group)
+                fleet.apply(self._read.plan)
+                upkeep = [group.create_task(self._keep_up_to_date(fleet))]
+                if self._config.watch:
+                    files = lambda: self._read.files  # noqa: E731
+                    upkeep.append(group.create_task(watch(files, self.reload_wanted.set)))
                 try:
-                    await ready.wait()
+                    await fleet.first_ready()
                     await self._server.start()
+                    self._serving = True
                     on_ready([listener.address for listener in self._server.listening])
                     await stop.wait()
-                    await self._drain()
+                    await self._drain(fleet)
                 finally:
                     # Only what a cancelled drain has left: a second one cuts it off.
                     await self._server.drain(0)
-                    living.cancel()
+                    for task in upkeep:
+                        task.cancel()
+                    fleet.cancel()
         except* ConnectError as errors:
             raise errors.exceptions[0] from None
+
+    @property
+    def runners(self) -> str:
+        """Which runners are ready, for the line that says that it serves."""
+        return self._pool.summary()
 
     def _bind(self) -> None:
         self._server.bind()
@@ -107,38 +145,68 @@ class FrontEnd:
             self._server.abort()
             raise
 
-    def _load(self) -> list[Path]:
-        """Reads what SIGHUP reads again; returns the files.
+    # --- What SIGHUP reads again ----------------------------------------------------------------
+
+    def _read_files(self) -> _Files:
+        """Everything that is read again; blocks, for `ansible-inventory` as long as that takes.
 
         Raises:
-            UnusableConfig: one of them cannot be used; then all is as it was.
+            UnusableConfig, NoKey: a file cannot be used.
         """
         config = self._config
         encryption = None
         if config.tls_cert is not None:
             encryption = tls.make_context(config.tls_cert, config.tls_key, config.tls_client_ca)
+        understood = load(config)
+        for warning in understood.warnings:
+            logger.warning("%s", warning)
+        plan = [(spec, self._keys.read(spec.host.key)) for spec in understood.specs]
+        keys = [spec.host.key.file for spec in understood.specs] + [config.openai_key_file]
+        others = (config.tls_cert, config.tls_key, config.tls_client_ca, config.auth_tokens, *keys)
+        files = dict.fromkeys([*understood.files, *(file for file in others if file is not None)])
+        return _Files(encryption, plan, list(files))
+
+    def _take_up(self, read: _Files) -> None:
+        """Holds from now on for clients; the runners are the fleet's.
+
+        Raises:
+            UnusableConfig: the file of tokens cannot be used; then all is as it was.
+        """
         if self._tokens is not None:
             self._tokens.load()
-        self._server.encryption = encryption
-        files = (config.tls_cert, config.tls_key, config.tls_client_ca, config.auth_tokens)
-        return [file for file in files if file is not None]
+        self._server.encryption = read.encryption
+        self._read = read
 
-    def reload(self) -> None:
-        """Takes up what was renewed since; what cannot be used is logged, and changes nothing."""
-        try:
-            files = self._load()
-        except UnusableConfig as error:
-            logger.error("nothing is reloaded: %s", error.message.rstrip("."))
-            return
-        logger.info("reloaded: %s", ", ".join(map(str, files)) or "there is nothing to reload")
+    async def _keep_up_to_date(self, fleet: Fleet) -> None:
+        """Takes up what was renewed, whenever that is wanted; what cannot be used is logged, and
+        changes nothing.
+        """
+        while True:
+            await self.reload_wanted.wait()
+            self.reload_wanted.clear()
+            # Before it serves, what was read at the start may be renewed; systemd does not ask.
+            if self._serving:
+                self._notifier.reloading()
+            try:
+                read = await asyncio.to_thread(self._read_files)
+                self._take_up(read)
+            except ConnectError as error:
+                logger.error("nothing is reloaded: %s", error.message.rstrip("."))
+            else:
+                changed = fleet.apply(read.plan)
+                fleet.retry_now()
+                files = ", ".join(map(str, read.files)) or "there is nothing to reload"
+                logger.info("reloaded: %s%s", files, f" ({changed})" if changed else "")
+            if self._serving:
+                self._notifier.ready()
 
-    async def _drain(self) -> None:
+    async def _drain(self, fleet: Fleet) -> None:
         logger.info("draining: running answers have %g s", self._config.drain_s)
         self._routes.draining = True
         await self._server.drain(self._config.drain_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RUNNER_END_S):
-                await self._runner.stop()
+                await fleet.stop()
         logger.info("drained")
 
 
@@ -173,23 +241,25 @@ def _with_descriptors(config: Config) -> Config:
 
 async def serve(
     config: Config,
-    host: HostAddress,
-    key: Secret,
-    on_ready: Callable[[Sequence[Listen]], None],
+    keys: Keys,
+    on_ready: Callable[[Sequence[Listen], str], None],
     notifier: Notifier,
     handed_in: Sequence[socket.socket] = (),
 ) -> None:
     """Serves until SIGTERM or Ctrl-C has drained it.
 
+    Args:
+        on_ready: called with the addresses and the runners once clients can connect.
+
     Raises:
-        ConnectError: the runner cannot be started, or the address not listened on.
+        ConnectError: no runner can be started, or the address not listened on.
         EndedBySignal: a signal that did not wait for the drain.
     """
-    front_end = FrontEnd(config, host, key, handed_in)
-    with Signals(front_end.reload, notifier) as signals:
+    front_end = FrontEnd(config, keys, notifier, handed_in)
+    with Signals(front_end.reload_wanted.set, notifier) as signals:
 
         def serving_now(addresses: Sequence[Listen]) -> None:
             signals.serving = True
-            on_ready(addresses)
+            on_ready(addresses, front_end.runners)
 
         await front_end.run(signals.stop, serving_now)

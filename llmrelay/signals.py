@@ -33,7 +33,7 @@ class Signals:
     """A context in which the current task hears signals; it is cancelled to end at once.
 
     Args:
-        reload: reads the files again.
+        reload: asks for the files to be read again.
 
     Attributes:
         stop: set when a drain is asked for.
@@ -72,21 +72,13 @@ class Signals:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGHUP and not _terminal_is_gone():
-            self._on_hangup()
+            self._reload()
         elif self.serving and not self.stop.is_set():
             self._notifier.stopping()
             self.stop.set()
         else:
             self._fatal = EndedBySignal(number)
             self._task.cancel()
-
-    def _on_hangup(self) -> None:
-        # Before it serves, what was read at the start may be renewed; systemd does not ask then.
-        if self.serving:
-            self._notifier.reloading()
-        self._reload()
-        if self.serving:
-            self._notifier.ready()
 
 
 def _terminal_is_gone() -> bool:

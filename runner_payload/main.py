@@ -34,6 +34,7 @@ from .protocol import (
     FrameType,
     GoAway,
     Hello,
+    Key,
     Message,
     Ready,
     RemoteProtocolError,
@@ -110,6 +111,7 @@ class Runner:
             FrameType.PING: self._on_ping,
             FrameType.PONG: self._on_pong,
             FrameType.GOAWAY: self._on_goaway,
+            FrameType.KEY: self._on_key,
             FrameType.CALL: self._on_call,
             FrameType.DATA: self._on_data,
             FrameType.END: self._on_end,
@@ -209,6 +211,13 @@ class Runner:
     def _on_goaway(self, frame: Frame) -> None:
         GoAway.decode(frame.payload)
         self._drain()
+
+    def _on_key(self, frame: Frame) -> None:
+        key = Key.decode(frame.payload).api_key
+        if self._upstream is None:
+            raise RemoteProtocolError("KEY before READY")
+        log.conceal(key)
+        self._upstream.renew_key(key)
 
     def _on_sigterm(self) -> None:
         self._send_message(FrameType.GOAWAY, GoAway("the runner was asked to end (SIGTERM)"))

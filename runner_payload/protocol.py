@@ -17,6 +17,7 @@ described by one of the message classes below.
         |  <- DATA*, END or ERROR                      |     deltas come down,
         |     CANCEL ->                                |     any time before the end
         |  <- CREDIT, PING, PONG, GOAWAY ->            |     both ways
+        |     KEY ->                                   |     another key, for calls to come
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ _CREDIT = struct.Struct(">I")
 # Piece size for DATA: small enough that no call holds up the channel for the others, large enough
 # that asyncssh and sshd move it in one packet.
 DATA_BYTES = 32 * 1024
-MAX_CREDIT = 2**31 - 1
 MAX_CALL_ID = 2**32 - 1
 
 
@@ -60,6 +60,7 @@ class FrameType(IntEnum):
     PING = 4
     PONG = 5
     GOAWAY = 6
+    KEY = 7
     CALL = 16
     DATA = 17
     END = 18
@@ -79,6 +80,7 @@ MAX_PAYLOAD_BYTES: dict[int, int] = {
     FrameType.PING: 8,
     FrameType.PONG: 8,
     FrameType.GOAWAY: 4 * 1024,
+    FrameType.KEY: 64 * 1024,
     FrameType.CALL: 1024 * 1024,
     FrameType.DATA: 64 * 1024,
     FrameType.END: 16 * 1024,
@@ -264,6 +266,16 @@ class Ready(Message):
 
 
 @dataclass(frozen=True)
+class Key(Message):
+    """The key for calls that begin from now on, in place of START's."""
+
+    api_key: str
+
+    def __repr__(self) -> str:
+        return "Key(api_key='***')"
+
+
+@dataclass(frozen=True)
 class GoAway(Message):
     """The sender takes (runner) or sends (front-end) no new calls; those under way go on."""
 
@@ -272,16 +284,26 @@ class GoAway(Message):
 
 @dataclass(frozen=True)
 class Call(Message):
-    """A chat completion. The prompt follows as DATA, up to an END."""
+    """A chat completion. The prompt follows as DATA, up to an END.
+
+    Attributes:
+        kind: "chat"; or "models", whose answer is what upstream says to `GET /models`, and which
+            has neither prompt nor parameters.
+        timeout_s: the longest silence before the first delta, in seconds; None for START's.
+        retries: how often the runner may ask upstream again, should it fail before that.
+    """
 
     model: str
     system: str = ""
     max_tokens: int = 1024
     temperature: float | None = None
     top_p: float | None = None
+    kind: str = "chat"
+    timeout_s: float | None = None
+    retries: int = 2
 
     def __repr__(self) -> str:
-        return f"Call(model={self.model!r})"
+        return f"Call({self.kind}, model={self.model!r})"
 
 
 @dataclass(frozen=True)
@@ -327,55 +349,3 @@ def decode_credit(payload: bytes) -> int:
     if amount == 0:
         raise RemoteProtocolError("CREDIT of nothing")
     return amount
-
-
-class SendWindow:
-    """What may still be sent on a call, in bytes."""
-
-    __slots__ = ("available",)
-
-    def __init__(self, window_bytes: int) -> None:
-        self.available = window_bytes
-
-    def spend(self, amount: int) -> None:
-        self.available -= amount
-
-    def grant(self, amount: int) -> None:
-        """Credit came back.
-
-        Raises:
-            RemoteProtocolError: more than any receiver can mean.
-        """
-        if self.available + amount > MAX_CREDIT:
-            raise RemoteProtocolError("more credit than a window can hold")
-        self.available += amount
-
-
-class ReceiveWindow:
-    """What the peer may still send on a call, and when to hand credit back."""
-
-    __slots__ = ("_available", "_owed", "_threshold")
-
-    def __init__(self, window_bytes: int) -> None:
-        self._available = window_bytes
-        self._owed = 0
-        # Half a window: the sender never runs dry, and CREDIT frames stay rare.
-        self._threshold = max(1, window_bytes // 2)
-
-    def receive(self, amount: int) -> bool:
-        """Counts what came; true when it is time to hand credit back.
-
-        Raises:
-            RemoteProtocolError: the peer sent more than its credit.
-        """
-        if amount > self._available:
-            raise RemoteProtocolError("more bytes than the call's credit")
-        self._available -= amount
-        self._owed += amount
-        return self._owed >= self._threshold
-
-    def take_credit(self) -> int:
-        """What to hand back now that the bytes have gone on; the peer may send as much again."""
-        owed, self._owed = self._owed, 0
-        self._available += owed
-        return owed

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from .credit import ReceiveWindow, SendWindow
 from .failures import UpstreamFailure
 from .protocol import (
     DATA_BYTES,
@@ -17,9 +18,7 @@ from .protocol import (
     End,
     Failure,
     FrameType,
-    ReceiveWindow,
     RemoteProtocolError,
-    SendWindow,
     Start,
     encode_frame,
 )
@@ -74,7 +73,8 @@ class RunningCall:
         """
         task = asyncio.current_task()
         assert task is not None
-        self._silence = Silence(task, self._start.timeout_s, self._start.delta_timeout_s)
+        first_s = self._start.timeout_s if self._call.timeout_s is None else self._call.timeout_s
+        self._silence = Silence(task, first_s, self._start.delta_timeout_s)
         try:
             end = await self._answer(upstream)
         except asyncio.CancelledError:
@@ -98,6 +98,10 @@ class RunningCall:
             return Failure("bad_request", "The prompt is not UTF-8.")
         self._prompt.clear()
         try:
+            if self._call.kind == "models":
+                return await upstream.models(self.emit)
+            if self._call.kind != "chat":
+                return Failure("bad_request", "The runner knows no such kind of call.")
             return await upstream.stream(self._call, prompt, self.emit)
         except UpstreamFailure as error:
             return error.failure

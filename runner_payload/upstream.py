@@ -23,13 +23,17 @@ from .deltas import DeltaDecoder, ErrorEvent, NotAnEventStream
 from .failures import UpstreamFailure
 from .protocol import Call, End, Start
 
-# Two retries before the first delta, none after (the SDK's own default).
+# No call is retried more often than this, nor after its first delta.
 MAX_RETRIES = 2
 RETRY_DELAY_S = 0.5
 # A client is better served by an error that says when to come back, or by another runner, than by
 # silence; shorter waits the SDK sits out itself.
 MAX_RETRY_AFTER_S = 5.0
 CONNECT_TIMEOUT_S = 10.0
+# Silence is watched by whoever calls us, with one timer per call; the SDK would set one per read.
+_TIMEOUT = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
+# Of the answer to GET /models; the longest lists that are known have half a megabyte.
+MAX_MODELS_BYTES = 4 * 1024 * 1024
 # How long the end of a body may follow its [DONE], for the connection to be used again.
 DRAIN_S = 0.1
 
@@ -61,12 +65,15 @@ class Upstream:
         # servers that speak its protocol know the old one.
         host = httpx2.URL(start.base_url).host
         self._max_tokens = "max_completion_tokens" if host == "api.openai.com" else "max_tokens"
-        self._client = openai.AsyncOpenAI(
+        # One for each number of retries that may be left; they share their connections.
+        client = openai.AsyncOpenAI(
             api_key=start.api_key,
             base_url=start.base_url,
-            max_retries=MAX_RETRIES,
+            max_retries=0,
             http_client=_http_client(max_connections),
         )
+        more = (client.with_options(max_retries=count) for count in range(1, MAX_RETRIES + 1))
+        self._clients = [client, *more]
         self._drains: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -74,7 +81,33 @@ class Upstream:
         for drain in self._drains:
             drain.cancel()
         await asyncio.gather(*self._drains, return_exceptions=True)
-        await self._client.close()
+        await self._clients[0].close()
+
+    def renew_key(self, key: str) -> None:
+        """Asks with `key` from now on; what is under way goes on with the one before."""
+        for client in self._clients:
+            client.api_key = key
+
+    async def models(self, emit: Emit) -> End:
+        """Gives `emit` the body that upstream answers `GET /models` with.
+
+        Raises:
+            UpstreamFailure: no answer.
+        """
+        size = 0
+        try:
+            ask = self._clients[0].models.with_streaming_response.list(timeout=_TIMEOUT)
+            async with ask as response:
+                async for chunk in response.iter_bytes():
+                    size += len(chunk)
+                    if size > MAX_MODELS_BYTES:
+                        raise failures.broken("with a list of models that has no end")
+                    await emit(chunk)
+        except openai.OpenAIError as error:
+            raise self._failure(error) from error
+        except _TRANSPORT_ERRORS as error:
+            raise failures.broken(f"and broke off ({failures.root_cause(error)})") from error
+        return End()
 
     async def stream(self, call: Call, prompt: str, emit: Emit) -> End:
         """Gives `emit` the answer's text in UTF-8, as each read from upstream brings it.
@@ -91,7 +124,7 @@ class Upstream:
                 await self._attempt(call, prompt, retries, deltas, emit)
                 return End(deltas.finish_reason, retries.taken)
             except UpstreamFailure as error:
-                if deltas.begun or not error.repeatable or retries.taken >= MAX_RETRIES:
+                if deltas.begun or not error.repeatable or not self._left(call, retries):
                     raise
             # The SDK retries up to the response's head; from there to the first delta we do.
             await asyncio.sleep(RETRY_DELAY_S * 2**retries.taken)
@@ -101,9 +134,7 @@ class Upstream:
         self, call: Call, prompt: str, retries: _Retries, deltas: DeltaDecoder, emit: Emit
     ) -> None:
         """One answer, with the SDK's retries up to its head, as many as are left."""
-        client = self._client
-        if retries.taken:
-            client = client.with_options(max_retries=MAX_RETRIES - retries.taken)
+        client = self._clients[self._left(call, retries)]
         create = client.chat.completions.with_streaming_response.create
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -116,11 +147,8 @@ class Upstream:
                 await _copy(chunks, deltas, emit)
                 if deltas.done:
                     self._release(chunks, stack.pop_all())
-        except openai.APIStatusError as error:
-            raise failures.refused(error.status_code, error.body, error.response.headers) from error
-        except openai.APIConnectionError as error:
-            how = f"cannot be reached: {failures.root_cause(error)}"
-            raise failures.unreachable(self._base_url, how) from error
+        except openai.OpenAIError as error:
+            raise self._failure(error) from error
         except _TRANSPORT_ERRORS as error:
             how = "and broke off" if deltas.begun else "with something that is no answer"
             raise failures.broken(f"{how} ({failures.root_cause(error)})") from error
@@ -130,6 +158,18 @@ class Upstream:
             raise failures.error_event(str(error)) from error
         if not deltas.done and deltas.finish_reason is None:
             raise UpstreamFailure(failures.INCOMPLETE, repeatable=True)
+
+    @staticmethod
+    def _left(call: Call, retries: _Retries) -> int:
+        """How often upstream may be asked again."""
+        return max(0, min(call.retries, MAX_RETRIES) - retries.taken)
+
+    def _failure(self, error: openai.OpenAIError) -> UpstreamFailure:
+        """What the SDK raised, after its retries, for the wire."""
+        if isinstance(error, openai.APIStatusError):
+            return failures.refused(error.status_code, error.body, error.response.headers)
+        how = f"cannot be reached: {failures.root_cause(error)}"
+        return failures.unreachable(self._base_url, how)
 
     def _release(self, chunks: AsyncIterator[bytes], response: contextlib.AsyncExitStack) -> None:
         """The answer is whole; its connection is drained beside the call, which need not wait."""
@@ -146,9 +186,7 @@ class Upstream:
             "messages": messages,
             "stream": True,
             self._max_tokens: call.max_tokens,
-            # Silence is watched by whoever calls us, with one timer per call; the SDK would set one
-            # per read.
-            "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            "timeout": _TIMEOUT,
         }
         if call.temperature is not None:
             parameters["temperature"] = call.temperature

@@ -80,7 +80,7 @@ def test_health_is_told_to_all_and_the_runner_to_those_with_a_token(asking: Aske
     response, body = asking.front_end.request("GET", "/healthz")
     assert (response.status, json.loads(body)) == (200, {"status": "ok"})
     response, body = asking.front_end.request("GET", "/healthz", None, bearer(asking.alice))
-    assert json.loads(body)["runners"] == {asking.front_end.runner: "ready"}
+    assert json.loads(body)["runners"][asking.front_end.runner]["state"] == "ready"
     # A wrong one is told so.
     response, _ = asking.front_end.request("GET", "/healthz", None, bearer("wrong"))
     assert response.status == 401

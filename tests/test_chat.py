@@ -357,7 +357,9 @@ def test_healthz_says_what_state_the_runner_is_in(stage: Stage) -> None:
     assert response.status == 200
     said = json.loads(body)
     assert said["status"] == "ok"
-    assert said["runners"] == {stage.front_end.runner: "ready"}
+    assert said["runners"] == {
+        stage.front_end.runner: {"state": "ready", "in_flight": 0, "max_calls": 1024}
+    }
     response, body = stage.front_end.request("HEAD", "/healthz")
     assert (response.status, body) == (200, b"")
 

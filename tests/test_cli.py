@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from llmrelay import __version__, cli, log
+from llmrelay.commands import serve
+from llmrelay.commands.arguments import add_option
 from llmrelay.config import Config, options
 from llmrelay.errors import UnusableConfig
 from llmrelay.http.tokens import Tokens
@@ -21,7 +23,8 @@ from llmrelay.values import AllowedHost, HostAddress, ListenAddress, count, dura
 
 
 def parsed(*arguments: str) -> Config:
-    return cli._config(cli._parser().parse_args(["serve", "--runner", "user@host", *arguments]))
+    given = cli._parser().parse_args(["serve", "--runner", "user@host", *arguments])
+    return serve._config(given, listens_already=False)
 
 
 def test_without_options_everything_is_as_config_declares_it() -> None:
@@ -86,7 +89,7 @@ def test_a_wrong_command_line_ends_with_2_and_says_what_is_wrong(
 def given(option: Option, default: object, *arguments: str) -> object:
     """What an option sets when it is given so."""
     parser = argparse.ArgumentParser()
-    cli._add_option(parser, "field", option, default)
+    add_option(parser, "field", option, default)
     return parser.parse_args(arguments).field
 
 

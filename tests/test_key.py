@@ -18,7 +18,7 @@ import pytest
 
 from llmrelay.config import Config
 from llmrelay.errors import NoKey
-from llmrelay.secret import Secret, read_key
+from llmrelay.secret import Keys, Secret
 from runner_payload.protocol import Start
 from tests.helpers.front_end import KEY, FrontEndProcess, runner_options
 from tests.helpers.link_pair import a_start
@@ -160,7 +160,7 @@ def test_whatever_holds_the_key_shows_stars() -> None:
 
 def test_the_variable_is_taken_out_of_the_environment() -> None:
     environ = {"OPENAI_API_KEY": f" {KEY}\n", "PATH": "/bin"}
-    assert read_key(Config(), environ).reveal() == KEY
+    assert Keys(Config(), environ).read().reveal() == KEY
     assert environ == {"PATH": "/bin"}
 
 
@@ -173,11 +173,11 @@ def test_a_key_file_goes_before_the_variable_and_warns_if_anybody_can_read_it(
     environ = {"OPENAI_API_KEY": KEY}
     config = Config(openai_key_file=file)
     with caplog.at_level(logging.WARNING):
-        assert read_key(config, environ).reveal() == "sk-from-the-file"
+        assert Keys(config, environ).read().reveal() == "sk-from-the-file"
         assert not caplog.records
         assert environ == {}
         file.chmod(0o644)
-        read_key(config, environ)
+        Keys(config, environ).read()
     assert "chmod 600" in caplog.text
 
 
@@ -201,15 +201,15 @@ def test_a_file_without_a_key_says_so_and_does_not_repeat_what_it_holds(
         file.write_bytes(content)
         file.chmod(0o600)
     with pytest.raises(NoKey, match=said) as raised:
-        read_key(Config(openai_key_file=file), {})
+        Keys(Config(openai_key_file=file), {}).read()
     assert "Injected" not in str(raised.value)
 
 
 def test_on_a_terminal_the_key_is_asked_for_without_echo() -> None:
     """On a pseudo-terminal: what is typed is taken, and does not show."""
     script = (
-        "import os; from llmrelay.config import Config; from llmrelay.secret import read_key;"
-        "print('got', len(read_key(Config(), {}).reveal()))"
+        "import os; from llmrelay.config import Config; from llmrelay.secret import Keys;"
+        "print('got', len(Keys(Config(), {}).read().reveal()))"
     )
     ours, theirs = os.openpty()
     process = subprocess.Popen(

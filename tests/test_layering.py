@@ -20,18 +20,38 @@ ROOT = Path(__file__).parent.parent
 
 # Who may import a third-party package: prefix of the file's path -> packages.
 THIRD_PARTY = {
-    "llmrelay/runners/ssh.py": {"asyncssh"},
+    "llmrelay/runners/ssh/": {"asyncssh"},
     "llmrelay/demo/": {"asyncssh"},
-    "llmrelay/cli.py": {"uvloop"},
+    "llmrelay/commands/arguments.py": {"uvloop"},
     "runner_payload/upstream.py": {"openai", "httpx2"},
     "runner_payload/deltas.py": {"jiter"},
 }
+
+# Of runners/: text, numbers and times in, decisions out.
+PURE = ("backoff", "breaker", "queue", "retry", "selection", "spec", "standing")
 
 # Prefix of the importer's path -> prefixes of modules that it must not import.
 FORBIDDEN = {
     "llmrelay/http/": ["llmrelay.runners", "llmrelay.api", "llmrelay.relay", "runner_payload"],
     "llmrelay/runners/": ["llmrelay.http", "llmrelay.api", "llmrelay.relay", "llmrelay.serve"],
     "llmrelay/api/": ["asyncio", "llmrelay.runners", "llmrelay.relay", "llmrelay.http.server"],
+    "llmrelay/inventory/": [
+        "asyncio",
+        "llmrelay.http",
+        "llmrelay.api",
+        "llmrelay.relay",
+        "llmrelay.serve",
+        *(
+            f"llmrelay.runners.{name}"
+            for name in ("fleet", "jump", "link", "pool", "runner", "ssh")
+        ),
+    ],
+    # Pure: what is chosen, and when a call is tried again.
+    **{
+        f"llmrelay/runners/{name}.py": ["asyncio", "socket", "time", "logging", "llmrelay.config"]
+        for name in PURE
+    },
+    "llmrelay/runner_options.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
     "llmrelay/config.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
     "llmrelay/client_options.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
     "llmrelay/errors.py": ["asyncio", "llmrelay.http", "llmrelay.runners"],
@@ -49,7 +69,7 @@ FORBIDDEN = {
 }
 
 # What both sides share; everything else of the payload is text to the front-end.
-SHARED = {"runner_payload.protocol", "runner_payload.process"}
+SHARED = {"runner_payload.credit", "runner_payload.process", "runner_payload.protocol"}
 
 MAX_LINES = 400
 

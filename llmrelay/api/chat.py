@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -38,24 +40,72 @@ def _text(text: str) -> str:
     return text
 
 
+def _parse_group(text: str) -> str:
+    if not text or len(text) > 256 or not text.isprintable():
+        raise ValueError("a group's name is 1 to 256 printable characters")
+    return text
+
+
 # Query parameters: those of the command line that a call may override.
-_PARAMETERS: dict[str, Callable[[str], Any]] = {
+_CALL: dict[str, Callable[[str], Any]] = {
     "model": parse_model,
     "system": _text,
     "max_tokens": count(1),
     "temperature": number(0, 2),
     "top_p": number(0, 1),
 }
+# And the runners that it is for.
+_PARAMETERS = {**_CALL, "group": _parse_group}
+GROUP_HEADER = "X-LLMRelay-Group"
+
+# Of a prompt, in bytes, that the next one of the same conversation begins with, too: whoever sends
+# a history with each prompt adds to its end.
+_OPENING_BYTES = 1024
 
 
-def parse_call(request: Request, config: Config) -> Call:
-    """The call that the query asks for; what it does not name is as configured.
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a request asks for.
+
+    Attributes:
+        call: without its prompt, which is the body.
+        group: of the runners, the group that it is for; None for any.
+    """
+
+    call: Call
+    group: str | None
+
+
+def parse_request(request: Request, config: Config) -> ChatRequest:
+    """What query and headers ask for; what they do not name is as configured.
 
     Raises:
         BadRequest: a parameter that is not known, twice there, or not what it must be.
     """
-    chosen: dict[str, Any] = {name: getattr(config, name) for name in _PARAMETERS}
-    seen = set()
+    chosen = _parse_query(request)
+    group = request.headers.get(GROUP_HEADER.lower())
+    if group is not None:
+        if chosen.setdefault("group", group) != group:
+            raise BadRequest(f"The parameter group and {GROUP_HEADER} name different groups.")
+        try:
+            _parse_group(group)
+        except ValueError as error:
+            raise BadRequest(f"{GROUP_HEADER} cannot be used: {error}.") from error
+    call = {name: chosen.get(name, getattr(config, name)) for name in _CALL}
+    return ChatRequest(Call(**call), chosen.get("group"))
+
+
+def conversation(call: Call, prompt: bytes) -> bytes:
+    """What all prompts of one conversation have in common, digested.
+
+    That is how it begins: a runner's upstream may have that in its cache.
+    """
+    opening = b"\0".join((call.model.encode(), call.system.encode(), prompt[:_OPENING_BYTES]))
+    return blake2b(opening, digest_size=16).digest()
+
+
+def _parse_query(request: Request) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
     try:
         fields = parse_qsl(
             request.query,
@@ -71,14 +121,13 @@ def parse_call(request: Request, config: Config) -> Call:
             near = difflib.get_close_matches(name, _PARAMETERS, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_PARAMETERS)}."
             raise BadRequest(f"There is no parameter {name!r}; {hint}")
-        if name in seen:
+        if name in chosen:
             raise BadRequest(f"The parameter {name} is there twice.")
-        seen.add(name)
         try:
             chosen[name] = parse(text)
         except ValueError as error:
             raise BadRequest(f"The parameter {name} cannot be used: {error}.") from error
-    return Call(**chosen)
+    return chosen
 
 
 def check_head(request: Request) -> None:

@@ -21,10 +21,11 @@ from collections.abc import MutableMapping, Sequence
 
 from ..config import Config
 from ..errors import ConnectError, UnusableConfig
-from ..secret import VARIABLE, Secret, read_key
+from ..secret import VARIABLE, Keys
 from ..serve import FrontEnd
 from ..signals import EndedBySignal
-from ..values import HostAddress, Listen, ListenAddress, parse_url
+from ..systemd import Notifier
+from ..values import Listen, ListenAddress, parse_url
 from .asking import Asking, AskingFailed
 from .local import started_host
 
@@ -88,7 +89,7 @@ class Demo:
             self._task.cancel()
 
     async def _serve(self, environ: MutableMapping[str, str]) -> None:
-        real_url, key = _upstream(self._config, environ)
+        real_url, keys = _upstream(self._config, environ)
         _say("Starting it all on this machine, with keys that are made for this run:\n\n")
         async with started_host(real_url) as machine:
             upstream = "real" if real_url else "simulated, as OPENAI_API_KEY is not set"
@@ -103,16 +104,16 @@ class Demo:
                 known_hosts=machine.known_hosts,
                 ssh_config=machine.ssh_config,
             )
-            await self._relay(config, machine.address, key)
+            await self._relay(config, keys)
         if self._signal is not None:
             _say("Nothing is left running.\n")
 
-    async def _relay(self, config: Config, host: HostAddress, key: Secret) -> None:
+    async def _relay(self, config: Config, keys: Keys) -> None:
         """The front-end's life, and in it the prompt's."""
         ready: asyncio.Future[Sequence[Listen]] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.TaskGroup() as group:
-                front_end = FrontEnd(config, host, key)
+                front_end = FrontEnd(config, keys, Notifier({}))
                 group.create_task(front_end.run(self._stop, ready.set_result))
                 [address] = await ready
                 assert isinstance(address, ListenAddress)
@@ -144,16 +145,16 @@ class Demo:
             _say("Serving until Ctrl-C.\n")
 
 
-def _upstream(config: Config, environ: MutableMapping[str, str]) -> tuple[str | None, Secret]:
+def _upstream(config: Config, environ: MutableMapping[str, str]) -> tuple[str | None, Keys]:
     """The real API and its key; or None and a made-up key for the simulated one."""
     if not environ.get(VARIABLE, "").strip():
-        return None, Secret(f"demo-{secrets.token_hex(16)}")
+        return None, Keys(config, {VARIABLE: f"demo-{secrets.token_hex(16)}"})
     text = environ.get(_BASE_URL_VARIABLE, "").strip() or config.base_url
     try:
         base_url = parse_url(text)
     except ValueError as error:
         raise UnusableConfig(f"{_BASE_URL_VARIABLE}: {error}.") from error
-    return base_url, read_key(config, environ)
+    return base_url, Keys(config, environ)
 
 
 def _curl(address: ListenAddress, prompt: str) -> str:

@@ -297,7 +297,7 @@ class Connection:
             exchange.respond(204, [], b"")
             return
         if admission.caller is not None:
-            exchange.log_fields["token"] = admission.caller.name
+            exchange.token = exchange.log_fields["token"] = admission.caller.name
         # A proxy on this machine lets in strangers: what it says of them makes them that.
         direct = exchange.client_address is self._origin
         exchange.trusted = admission.trusted and (direct or admission.caller is not None)

@@ -45,6 +45,7 @@ class Exchange:
         trusted: the client may see more than a stranger may, such as the names of hosts.
         common_headers: those that the response has whatever it says.
         client_address: where the request comes from, as far as it can be trusted (forwarded.py).
+        token: the name of the token that it was let in with, if any.
         log_fields: more fields for the access log's line; never prompt or answer text.
         started: a response was begun; its status cannot change any more.
         finished: nothing more will be written: the response is whole, or was cut.
@@ -69,6 +70,7 @@ class Exchange:
         self.trusted = False
         self.common_headers: list[Header] = []
         self.client_address: Origin = None
+        self.token: str | None = None
         self.log_fields: dict[str, object] = {}
         self.started = False
         self.finished = False
@@ -87,6 +89,11 @@ class Exchange:
         self._muted = True  # no body goes out: not started, finished, HEAD, 204, 304
         self._continued = False
         self._zeros = 0
+
+    @property
+    def asker(self) -> str:
+        """Whose request it is, among those who get the same share: a token's, or an address's."""
+        return f"address {self.client_address}" if self.token is None else f"token {self.token}"
 
     # --- The request's body -----------------------------------------------------------------
 

@@ -12,18 +12,20 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from runner_payload.credit import ReceiveWindow, SendWindow
 from runner_payload.protocol import (
     DATA_BYTES,
     End,
     FrameType,
-    ReceiveWindow,
-    SendWindow,
     encode_credit,
 )
 
 from ..errors import RelayError
 
 logger = logging.getLogger("llmrelay.runner")
+
+# Told how a call ended, once its place on the runner is free again; None if we cancelled it.
+OnOver = Callable[[End | RelayError | None], None]
 
 
 class Outlet(Protocol):
@@ -70,7 +72,7 @@ class LinkCall:
         call_id: int,
         sink: Sink,
         window_bytes: int,
-        on_over: Callable[[], None],
+        on_over: OnOver,
     ) -> None:
         self.call_id = call_id
         # None once it was cancelled: what still comes is counted and dropped.
@@ -142,7 +144,7 @@ class LinkCall:
 
     def end(self, end: End) -> None:
         """The call is over, and its answer whole."""
-        self._finish()
+        self._finish(end)
         if self.sink is None:
             return
         try:
@@ -152,15 +154,15 @@ class LinkCall:
 
     def fail(self, error: RelayError) -> None:
         """The call is over without a whole answer."""
-        self._finish()
+        self._finish(error)
         if self.sink is not None:
             self.sink.error(error)
 
-    def _finish(self) -> None:
+    def _finish(self, ending: End | RelayError) -> None:
         self.over = True
         if self._granted is not None:
             self._granted.set()
-        self._on_over()
+        self._on_over(None if self.sink is None else ending)
 
     def _broken(self, sink: Sink) -> None:
         logger.exception("call %d: its answer could not be passed on", self.call_id)

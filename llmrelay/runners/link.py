@@ -29,6 +29,7 @@ from runner_payload.protocol import (
     FrameType,
     GoAway,
     Hello,
+    Key,
     Message,
     Ready,
     RemoteProtocolError,
@@ -39,7 +40,8 @@ from runner_payload.protocol import (
 
 from ..errors import BY_CODE, BadRequest, RelayError, RunnerFailed, RunnerLost
 from ..peer_text import one_line
-from .call import LinkCall, Sink
+from ..secret import Secret
+from .call import LinkCall, OnOver, Sink
 from .stderr import StderrLog
 
 logger = logging.getLogger("llmrelay.runner")
@@ -75,6 +77,8 @@ class Link:
         self.exit_status: int | None = None
         # No new calls: the runner said so, or we did.
         self.draining = False
+        # Called when the runner says so, once it takes calls.
+        self.on_draining: Callable[[], None] = lambda: None
         self.stderr = StderrLog(name)
         self.feed_stderr = self.stderr.feed
         self._loop = asyncio.get_running_loop()
@@ -133,11 +137,11 @@ class Link:
 
     # --- Calls ----------------------------------------------------------------------------------
 
-    def open(self, call: Call, sink: Sink, on_over: Callable[[], None]) -> LinkCall:
+    def open(self, call: Call, sink: Sink, on_over: OnOver) -> LinkCall:
         """Opens a call; its prompt goes after it.
 
         Args:
-            on_over: called once, when its place on the runner is free again.
+            on_over: called once, with how it ended, when its place on the runner is free again.
 
         Raises:
             RunnerLost: the link is lost or draining.
@@ -159,6 +163,11 @@ class Link:
             self._last_id = self._last_id % MAX_CALL_ID + 1
             if self._last_id not in self._calls:
                 return self._last_id
+
+    def renew_key(self, key: Secret) -> None:
+        """Calls that begin from now on are asked with `key`."""
+        if not self.lost:
+            self._send_message(FrameType.KEY, Key(key.reveal()))
 
     def go_away(self, reason: str) -> None:
         """No new calls from us; the runner ends when the last one is over."""
@@ -311,6 +320,7 @@ class Link:
             self._ready.set_exception(RunnerFailed(f"It said: {reason}."))
         else:
             logger.warning("%s takes no more calls: %s", self.name, reason)
+            self.on_draining()
 
     def _on_end(self, frame: Frame) -> None:
         end = End.decode(frame.payload)

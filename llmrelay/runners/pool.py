@@ -1,85 +1,239 @@
-"""All runners: which one takes a call, and who waits while they are full.
+"""Which runner takes a call, and who waits while all are full.
 
-For now there is one runner; the queue in front of it is first come, first served, bounded in length
-and in time. Knows no HTTP: relay.py opens calls here and gets a RelayError where it cannot.
+Keeps, of each runner, what there is to know for choosing it (standing.py), has selection.py choose,
+and hands places that come free to those who wait, fairly between clients (queue.py). Knows no HTTP
+and no runner's life: fleet.py says who there is, attempts.py asks for places.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import contextlib
+import random
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from runner_payload.protocol import Call
+from runner_payload.protocol import Call, End
 
 from ..config import Config
-from ..errors import QueueFull
+from ..errors import BadRequest, ModelNotFound, NoRunner, QueueFull, RelayError
 from .call import LinkCall, Sink
-from .runner import Runner
+from .queue import FairQueue, FreeRate
+from .retry import RetryBudget
+from .runner import Runner, State
+from .selection import Ask, choose, fitting
+from .spec import RunnerSpec
+from .standing import Standing, outcome_of
+
+# A call whose time is up while it waits for another runner ends as one that runs out of it there.
+_LEAST_S = 0.001
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """A runner, and how it stands."""
+
+    runner: Runner
+    standing: Standing
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """A call that waits for a place."""
+
+    ask: Ask
+    tried: Collection[str]
+    place: asyncio.Future[Member] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class Pool:
     """Places on runners, and the queue for them."""
 
-    def __init__(self, runner: Runner, config: Config) -> None:
-        self.runner = runner
-        self.taken = 0
+    def __init__(self, config: Config) -> None:
+        self.budget = RetryBudget(config.retry_budget)
         self._config = config
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._members: dict[str, Member] = {}
+        self._queue: FairQueue[Waiter] = FairQueue()
+        self._free_rate = FreeRate()
+        self._random = random.Random()  # noqa: S311 - spreads load
+
+    # --- Who there is: what fleet.py tells ------------------------------------------------------
+
+    def add(self, runner: Runner) -> None:
+        """There is another runner."""
+        self._members[runner.name] = Member(runner, Standing(runner.spec, runner.max_calls))
+
+    def remove(self, runner: Runner) -> None:
+        """It takes no more calls; those that it has go on."""
+        self._members.pop(runner.name).standing.ready = False
+
+    def look_at(self, runner: Runner) -> None:
+        """A runner has changed: whether it is ready, how many calls it takes, what it is for."""
+        member = self._members.get(runner.name)
+        if member is None or member.runner is not runner:
+            return  # it drains
+        member.standing.spec = runner.spec
+        member.standing.max_calls = runner.max_calls
+        member.standing.ready = runner.state is State.READY
+        self._serve_queue(member)
+
+    @property
+    def members(self) -> Collection[Member]:
+        """Every runner that there is to be."""
+        return self._members.values()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have a place."""
+        return sum(member.standing.in_flight for member in self.members)
 
     @property
     def queued(self) -> int:
         """Calls that wait for a place."""
         return len(self._queue)
 
-    async def open(self, call: Call, sink: Sink) -> LinkCall:
-        """Opens `call` on a runner, after a wait in the queue if all are full.
+    def summary(self) -> str:
+        """Which runners are ready, in a few words."""
+        if len(self._members) == 1:
+            return f"runner {next(iter(self._members))}"
+        ready = sum(member.standing.ready for member in self.members)
+        return f"{ready} of {len(self._members)} runners"
+
+    # --- Places: what attempts.py asks for ------------------------------------------------------
+
+    async def open(
+        self, ask: Ask, call: Call, sink: Sink, tried: Collection[str], deadline_s: float | None
+    ) -> tuple[Runner, LinkCall]:
+        """Opens `call` on a runner that is not in `tried`, after a wait if all are full.
+
+        Args:
+            deadline_s: when its first delta has to be there, by the loop's clock; None for when
+                its runner's limit says.
 
         Raises:
+            ModelNotFound, BadRequest: no runner serves that model, or is in that group.
+            NoRunner: none that does is ready.
             QueueFull: the queue is full, or the wait in it was too long.
-            NoRunner: no runner is ready.
         """
-        await self._take_place()
-        try:
-            return self.runner.open(call, sink, self._free_place)
-        except BaseException:
-            self._free_place()
-            raise
+        while True:
+            member = await self._place(ask, tried)
+            runner = member.runner
+            tried = {*tried, runner.name}
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._over, member, None)
+                asked = replace(call, model=runner.spec.upstream_model(call.model))
+                if self.others(ask, tried):
+                    asked = replace(asked, retries=0)  # another runner is the better retry
+                if deadline_s is not None:
+                    asked = replace(asked, timeout_s=max(_LEAST_S, deadline_s - self._now_s()))
+                try:
+                    opened = runner.open(asked, sink, partial(self._over, member))
+                except NoRunner:
+                    continue  # lost this very moment, of which its snapshot does not know yet
+                undo.pop_all()
+                return runner, opened
 
-    async def _take_place(self) -> None:
-        if self.taken < self.runner.max_calls:
-            self.taken += 1
-            return
+    def others(self, ask: Ask, tried: Collection[str]) -> list[RunnerSpec]:
+        """The runners beside those in `tried` that are well and for such calls, full or not."""
+        now_s = self._now_s()
+        return [
+            standing.spec
+            for standing in fitting(ask, self._standings(), tried)
+            if standing.breaker.allows(now_s)
+        ]
+
+    async def _place(self, ask: Ask, tried: Collection[str]) -> Member:
+        """A place on a runner; it has to be given back."""
+        if (member := self._choose(ask, tried)) is not None:
+            return member
+        self._check(ask, tried)
         if self.queued >= self._config.queue_length:
-            raise QueueFull(
-                "All runners are full, and so is the queue. Try again later.", retry_after_s=5
-            )
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(place)
+            raise self._full("and so is the queue")
+        waiter = Waiter(ask, tried)
+        # Whoever was turned away by a runner has had its turn already.
+        self._queue.push(ask.client, waiter, front=bool(tried))
         try:
             async with asyncio.timeout(self._config.queue_timeout_s):
-                await place
+                return await waiter.place
         except TimeoutError:
-            self._leave(place)
-            raise QueueFull(
-                f"All runners are full; no place came free within"
-                f" {self._config.queue_timeout_s:g} s. Try again later.",
-                retry_after_s=5,
-            ) from None
+            self._leave(waiter)
+            self._check(ask, tried)
+            waited = f"no place came free within {self._config.queue_timeout_s:g} s"
+            raise self._full(waited) from None
         except asyncio.CancelledError:
-            self._leave(place)
+            self._leave(waiter)
             raise
 
-    def _leave(self, place: asyncio.Future[None]) -> None:
-        """Whoever waited for `place` is gone; should it have come this moment, it is passed on."""
-        if place.done() and not place.cancelled():
-            self._free_place()
-        elif place in self._queue:
-            self._queue.remove(place)
+    def _choose(self, ask: Ask, tried: Collection[str]) -> Member | None:
+        """A runner with a place for the call, which is taken then."""
+        now_s = self._now_s()
+        chosen = choose(ask, self._standings(), now_s, self._random, tried)
+        if chosen is None:
+            return None
+        chosen.begin(now_s)
+        return self._members[chosen.spec.name]
 
-    def _free_place(self) -> None:
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(None)
+    def _standings(self) -> list[Standing]:
+        return [member.standing for member in self._members.values()]
+
+    def _check(self, ask: Ask, tried: Collection[str]) -> None:
+        """Raises what no wait for a place would mend."""
+        specs = [member.runner.spec for member in self._members.values()]
+        if ask.group is not None and not any(ask.group in spec.groups for spec in specs):
+            raise BadRequest(f"There is no group {ask.group!r} of runners.")
+        serving = [member for member in self._members.values() if ask.fits(member.runner.spec)]
+        if not serving:
+            where = "" if ask.group is None else f" of the group {ask.group!r}"
+            raise ModelNotFound(f"No runner{where} serves the model {ask.model!r}.")
+        if not any(m.standing.ready and m.runner.name not in tried for m in serving):
+            wait_s = min(member.runner.retry_in_s for member in serving)
+            raise NoRunner("No runner is ready just now; try again.", retry_after_s=max(1, wait_s))
+
+    def _full(self, why: str) -> QueueFull:
+        wait_s = self._free_rate.retry_after_s(self.queued, self._now_s())
+        return QueueFull(f"All runners are full, {why}. Try again later.", retry_after_s=wait_s)
+
+    # --- Places that come free ------------------------------------------------------------------
+
+    def _over(self, member: Member, ending: End | RelayError | None) -> None:
+        """A call on `member` is over, and its place free."""
+        now_s = self._now_s()
+        member.standing.end(now_s, outcome_of(ending))
+        self._free_rate.note(now_s)
+        self._serve_queue(member)
+
+    def _serve_queue(self, member: Member) -> None:
+        """Hands the member's free places to those who wait for one."""
+        standing = member.standing
+
+        def suits(waiter: Waiter) -> bool:
+            # One that was cancelled a moment ago is on its way out.
+            waits = not waiter.place.done() and standing.spec.name not in waiter.tried
+            return waits and waiter.ask.fits(standing.spec)
+
+        while self._queue and standing.ready and standing.has_room:
+            now_s = self._now_s()
+            # One that is out tries itself again with a new call, or with who waits for a well one.
+            if not standing.breaker.allows(now_s) and self._is_any_well(now_s):
                 return
-        self.taken -= 1
+            waiter = self._queue.pop(suits)
+            if waiter is None:
+                return
+            standing.begin(now_s)
+            waiter.place.set_result(member)
+
+    def _is_any_well(self, now_s: float) -> bool:
+        return any(s.ready and s.breaker.allows(now_s) for s in self._standings())
+
+    def _leave(self, waiter: Waiter) -> None:
+        """Whoever waited is gone; should a place have come this moment, it is passed on."""
+        if waiter.place.done() and not waiter.place.cancelled():
+            self._over(waiter.place.result(), None)
+        else:
+            self._queue.remove(waiter.ask.client, waiter)
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()

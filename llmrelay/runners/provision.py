@@ -24,8 +24,10 @@ from ..errors import (
 )
 from ..peer_text import one_line
 from ..secret import Secret
-from . import payload, ssh
+from . import payload
 from .link import Link
+from .reach import Connection
+from .spec import HostSpec
 
 # runner_payload/bootstrap.py's exit status for a Python that is too old; sh's for a command that is
 # not there or not executable (POSIX, section 2.8.2).
@@ -52,7 +54,8 @@ class Started:
 
 async def start(
     name: str,
-    connection: ssh.Connection,
+    connection: Connection,
+    host: HostSpec,
     config: Config,
     key: Secret,
     on_lost: Callable[[Link, str], None],
@@ -67,7 +70,7 @@ async def start(
         ConnectError: no runner that takes calls; nothing of it is left then.
     """
     shipped = payload.load()
-    command = shipped.command(config.remote_python)
+    command = shipped.command(host.python)
     limit_s = config.connect_timeout_s
     link = Link(name, on_lost)
     hello: Hello | None = None
@@ -78,7 +81,7 @@ async def start(
         link.write(shipped.blob)
         async with asyncio.timeout(limit_s):
             hello = _checked(name, await link.hello(), shipped)
-            ready = await link.start(_start_message(config, key))
+            ready = await link.start(_start_message(host, config, key))
         # Nobody has been told yet if it was lost in the very turn that made it ready.
         if link.lost:
             raise RunnerBroken(f"The runner on {name} was lost as soon as it was ready.")
@@ -92,16 +95,16 @@ async def start(
     except ConnectError:
         raise
     except RelayError as error:
-        raise _not_started(name, config, link, hello, error) from error
+        raise _not_started(name, host, link, hello, error) from error
     finally:
         if started is None:
             link.fail("it did not start")
 
 
-def _start_message(config: Config, key: Secret) -> Start:
+def _start_message(host: HostSpec, config: Config, key: Secret) -> Start:
     return Start(
         api_key=key.reveal(),
-        base_url=config.base_url,
+        base_url=host.base_url,
         max_body_bytes=config.max_body_bytes,
         window_bytes=config.call_window_bytes,
         timeout_s=config.timeout_s,
@@ -134,23 +137,24 @@ def _checked(name: str, hello: Hello, shipped: payload.Payload) -> Hello:
 
 
 def _not_started(
-    name: str, config: Config, link: Link, hello: Hello | None, error: RelayError
+    name: str, host: HostSpec, link: Link, hello: Hello | None, error: RelayError
 ) -> ConnectError:
     """Why a channel was lost, or a runner gave up, before READY."""
     status = link.exit_status
     # A runner that gave up has said why in its own words; its log says the same again.
     said = "" if isinstance(error, RunnerFailed) else _said(link)
-    python = config.remote_python
+    python = host.python
     if status == EXIT_OLD_PYTHON:
         return NoPython(
             f"{python} on {name} is too old; 3.10 or later is needed."
-            f"{said} Name another with --remote-python."
+            f"{said} Name another with --remote-python, or ansible_python_interpreter."
         )
     not_found = any(words in said.lower() for words in _NOT_FOUND)
     if status in EXITS_NO_COMMAND or (status and not_found and hello is None):
         return NoPython(
             f"There is no {python} on {name}.{said}"
-            " Install Python 3.10 or later there, or name it with --remote-python."
+            " Install Python 3.10 or later there, or name it with --remote-python or"
+            " ansible_python_interpreter."
         )
     return RunnerBroken(f"The runner on {name} did not start. {error.message}{said}")
 

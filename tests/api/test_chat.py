@@ -29,7 +29,7 @@ def request(query: str = "", *headers: tuple[str, str], framing: int | None = 2)
 
 def test_without_a_query_the_call_is_as_configured() -> None:
     config = Config(model="m", system="s", max_tokens=5, temperature=0.5, top_p=0.1)
-    assert chat.parse_call(request(), config) == Call("m", "s", 5, 0.5, 0.1)
+    assert chat.parse_request(request(), config).call == Call("m", "s", 5, 0.5, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_without_a_query_the_call_is_as_configured() -> None:
     ],
 )
 def test_the_query_overrides_the_configuration(query: str, call: Call) -> None:
-    assert chat.parse_call(request(query), Config(model="m", system="s")) == call
+    assert chat.parse_request(request(query), Config(model="m", system="s")).call == call
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,31 @@ def test_the_query_overrides_the_configuration(query: str, call: Call) -> None:
 )
 def test_a_wrong_parameter_hears_what_is_wrong(query: str, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
-        chat.parse_call(request(query), Config())
+        chat.parse_request(request(query), Config())
+
+
+def test_a_group_is_asked_for_by_parameter_or_header() -> None:
+    def group(query: str, *headers: str) -> str | None:
+        given = [("x-llmrelay-group", value) for value in headers]
+        return chat.parse_request(request(query, *given), Config()).group
+
+    assert group("") is None
+    assert group("group=gpu") == group("", "gpu") == group("group=gpu", "gpu") == "gpu"
+    with pytest.raises(BadRequest, match="different groups"):
+        group("group=gpu", "cpu")
+    with pytest.raises(BadRequest, match="1 to 256"):
+        group("group=")
+    with pytest.raises(BadRequest, match="1 to 256"):
+        group("", "")
+
+
+def test_a_conversation_is_told_by_how_it_begins() -> None:
+    opening = b"You said: " + b"x" * 1024
+    asked = Call("m", "s")
+    assert chat.conversation(asked, opening) == chat.conversation(asked, opening + b" and more")
+    assert chat.conversation(asked, opening) != chat.conversation(asked, b"y" + opening)
+    assert chat.conversation(asked, opening) != chat.conversation(Call("m", "t"), opening)
+    assert chat.conversation(asked, opening) != chat.conversation(Call("n", "s"), opening)
 
 
 def test_a_request_without_a_body_is_411_and_a_compressed_one_415() -> None:

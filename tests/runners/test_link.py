@@ -53,7 +53,7 @@ def play(
 
 
 def opened(link: Link, sink: RecordingSink, over: list[int] | None = None) -> LinkCall:
-    return link.open(CALL, sink, lambda: (over if over is not None else []).append(1))
+    return link.open(CALL, sink, lambda _: (over if over is not None else []).append(1))
 
 
 @pytest.mark.parametrize("step", [1, 3, 10_000])
@@ -209,7 +209,7 @@ def test_a_call_whose_parameters_fit_into_no_frame_is_the_clients_error() -> Non
     async def scene(runner: PlayedRunner) -> None:
         long = Call(model="m", system="\0" * 200_000)
         with pytest.raises(BadRequest, match="too long"):
-            runner.link.open(long, RecordingSink(), lambda: None)
+            runner.link.open(long, RecordingSink(), lambda _: None)
         assert runner.link.calls == 0
 
     play(scene)

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmrelay.errors import ConnectError, LoginRefused, NoRunner, RunnerBroken, RunnerLost
+from llmrelay.errors import ConnectError, NoRunner, RunnerBroken, RunnerLost
 from llmrelay.runners import payload
-from llmrelay.runners.runner import MIN_BACKOFF_S, Runner, State
+from llmrelay.runners.backoff import Backoff
+from llmrelay.runners.jump import Jumps
+from llmrelay.runners.runner import Runner, State
+from llmrelay.runners.slots import Slots
+from llmrelay.runners.spec import HostSpec, RunnerSpec
 from llmrelay.secret import Secret
+from llmrelay.values import HostAddress
 from runner_payload.protocol import (
     MARKER,
     Call,
+    Frame,
     FrameDecoder,
     FrameType,
     GoAway,
+    Key,
     Message,
     Ready,
     encode_frame,
@@ -27,6 +38,7 @@ from tests.helpers.link_pair import RecordingSink, a_hello
 from tests.helpers.ssh_server import Command, Host, Process, ssh_server
 
 CALL = Call(model="m")
+KEY = Secret("sk-test")
 
 
 class Played:
@@ -46,13 +58,14 @@ class Played:
         self.process.stdout.write(MARKER)
         self.say(FrameType.HELLO, a_hello(**({"digest": shipped.digest} | changes)))
 
-    async def frame(self, frame_type: FrameType) -> None:
-        """Waits for a frame of that type."""
+    async def frame(self, frame_type: FrameType) -> Frame:
+        """The next frame of that type."""
         while True:
             data = await self.process.stdin.read(65536)
             assert data, "the front-end has gone"
-            if any(frame.type == frame_type for frame in self._decoder.feed(data)):
-                return
+            for frame in self._decoder.feed(data):
+                if frame.type == frame_type:
+                    return frame
 
     async def get_ready(self) -> None:
         await self.hello()
@@ -71,9 +84,43 @@ def running(
     async def run() -> None:
         async with asyncio.timeout(10), ssh_server(folder, on_command) as host:
             config = host.config(**settings)
-            await scene(Runner(host.address, config, Secret("sk-test")), host)
+            spec = RunnerSpec(
+                "one", HostSpec(host.address, "python3", "http://up.test", host.identity)
+            )
+            async with Jumps(config) as jumps:
+                slots = Slots(config.connects)
+                await scene(Runner(spec, KEY, config, jumps, slots, lambda _: None), host)
 
     asyncio.run(run())
+
+
+@asynccontextmanager
+async def alive(runner: Runner) -> AsyncIterator[asyncio.Task[None]]:
+    """The runner's life beside the block; it ends with it, at once."""
+    life = asyncio.ensure_future(runner.run())
+    try:
+        yield life
+    finally:
+        life.cancel()
+        await asyncio.wait([life])
+
+
+async def failing(runner: Runner) -> ConnectError:
+    """Why the first attempt has failed."""
+    async with alive(runner):
+        error = await runner.first_attempt
+    assert error is not None
+    return error
+
+
+def ignore(ending: object) -> None:
+    """How a call ended, where that is seen elsewhere."""
+
+
+async def get_ready(process: Process) -> None:
+    """A runner that gets ready and stays."""
+    await Played(process).get_ready()
+    await process.stdin.read()
 
 
 async def until(runner: Runner, state: State) -> None:
@@ -83,8 +130,9 @@ async def until(runner: Runner, state: State) -> None:
 
 def test_a_host_that_starts_no_command_is_given_up_in_time(tmp_path: Path) -> None:
     async def scene(runner: Runner, host: Host) -> None:
-        with pytest.raises(RunnerBroken, match=r"within 0\.3 s"):
-            await runner.run(lambda: None)
+        error = await failing(runner)
+        assert isinstance(error, RunnerBroken)
+        assert "within 0.3 s" in error.message
 
     running(tmp_path, None, scene, connect_timeout_s=0.3)
 
@@ -94,8 +142,9 @@ def test_a_command_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None
         await process.stdin.read()
 
     async def scene(runner: Runner, host: Host) -> None:
-        with pytest.raises(RunnerBroken, match=r"within 0\.3 s"):
-            await runner.run(lambda: None)
+        error = await failing(runner)
+        assert isinstance(error, RunnerBroken)
+        assert "within 0.3 s" in error.message
 
     running(tmp_path, silent, scene, connect_timeout_s=0.3)
 
@@ -121,35 +170,26 @@ def test_hello_is_checked_before_the_key_goes_out(
         heard = await process.stdin.read()
 
     async def scene(runner: Runner, host: Host) -> None:
-        with pytest.raises(ConnectError, match=said):
-            await runner.run(lambda: None)
+        assert re.search(said, (await failing(runner)).message)
 
     running(tmp_path, played, scene)
     assert b"sk-test" not in heard
 
 
-def test_a_runner_lost_as_it_gets_ready_never_was(tmp_path: Path) -> None:
+def test_a_runner_lost_as_it_gets_ready_is_not_ready(tmp_path: Path) -> None:
     async def played(process: Process) -> None:
         await Played(process).get_ready()
         process.exit(7)
 
     async def scene(runner: Runner, host: Host) -> None:
-        ready: list[int] = []
-        life = asyncio.ensure_future(runner.run(lambda: ready.append(1)))
-        await asyncio.wait([life], timeout=1)
-        # Either it was lost before anybody was told, or it is seen to be lost now.
-        if life.done():
-            assert isinstance(life.exception(), ConnectError)
-            assert not ready
-        else:
-            assert runner.state is not State.READY
-            life.cancel()
-            await asyncio.wait([life])
+        async with alive(runner):
+            await runner.first_attempt
+            await until(runner, State.LOST)
 
     running(tmp_path, played, scene)
 
 
-def test_a_goaway_is_a_drain_and_then_the_runner_comes_back(tmp_path: Path) -> None:
+def test_a_runner_that_says_goaway_has_a_successor_while_its_calls_go_on(tmp_path: Path) -> None:
     starts = 0
     go_on = asyncio.Event()
 
@@ -167,22 +207,125 @@ def test_a_goaway_is_a_drain_and_then_the_runner_comes_back(tmp_path: Path) -> N
             await process.stdin.read()
 
     async def scene(runner: Runner, host: Host) -> None:
-        ready = asyncio.Event()
-        life = asyncio.ensure_future(runner.run(ready.set))
-        await ready.wait()
-        sink = RecordingSink()
-        runner.open(CALL, sink, lambda: None)
-        await until(runner, State.DRAINING)
-        with pytest.raises(NoRunner, match="draining") as refused:
-            runner.open(CALL, RecordingSink(), lambda: None)
-        assert refused.value.retry_after_s
-        go_on.set()
-        await sink.over.wait()
-        assert isinstance(sink.result, RunnerLost)
-        await until(runner, State.READY)
-        assert starts == 2
-        life.cancel()
-        await asyncio.wait([life])
+        async with alive(runner):
+            await until(runner, State.READY)
+            sink = RecordingSink()
+            runner.open(CALL, sink, ignore)
+            await until(runner, State.LOST)
+            with pytest.raises(NoRunner) as refused:
+                runner.open(CALL, RecordingSink(), ignore)
+            assert refused.value.retry_after_s
+            await until(runner, State.READY)
+            assert starts == 2
+            runner.open(CALL, RecordingSink(), ignore)
+            assert not sink.over.is_set()
+            go_on.set()
+            await sink.over.wait()
+            assert isinstance(sink.result, RunnerLost)
+            assert runner.state is State.READY
+
+    running(tmp_path, played, scene)
+
+
+def test_a_runner_whose_host_changes_is_replaced_without_a_gap(tmp_path: Path) -> None:
+    commands: list[str] = []
+    calls: list[int] = []
+
+    async def played(process: Process) -> None:
+        commands.append(process.command or "")
+        number = len(commands)
+        runner = Played(process)
+        await runner.get_ready()
+        await runner.frame(FrameType.CALL)
+        calls.append(number)
+        await runner.frame(FrameType.GOAWAY)
+        process.exit(0)
+
+    async def scene(runner: Runner, host: Host) -> None:
+        async with alive(runner):
+            await until(runner, State.READY)
+            changed = replace(runner.spec, host=replace(runner.spec.host, python="/other/python"))
+            runner.revise(changed, KEY)
+            while len(commands) < 2:
+                # All the while it takes calls.
+                assert runner.state is State.READY
+                await asyncio.sleep(0.001)
+            first = RecordingSink()
+            runner.open(CALL, first, ignore)
+            await first.over.wait()
+            assert calls == [1]  # the one before had it, and ended after it
+            runner.open(CALL, RecordingSink(), ignore)
+            while calls != [1, 2]:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    running(tmp_path, played, scene)
+    assert "/other/python" not in commands[0]
+    assert "/other/python" in commands[1]
+
+
+def test_a_change_that_needs_no_new_link_holds_at_once_and_a_new_key_goes_over(
+    tmp_path: Path,
+) -> None:
+    starts = 0
+    keys: asyncio.Queue[str] = asyncio.Queue()
+
+    async def played(process: Process) -> None:
+        nonlocal starts
+        starts += 1
+        runner = Played(process)
+        await runner.get_ready()
+        keys.put_nowait(Key.decode((await runner.frame(FrameType.KEY)).payload).api_key)
+        await process.stdin.read()
+
+    async def scene(runner: Runner, host: Host) -> None:
+        async with alive(runner):
+            await until(runner, State.READY)
+            runner.revise(replace(runner.spec, max_calls=3, weight=2.0), KEY)
+            assert runner.max_calls == 3
+            runner.revise(runner.spec, Secret("sk-renewed"))
+            assert await keys.get() == "sk-renewed"
+            assert starts == 1
+            assert runner.state is State.READY
+
+    running(tmp_path, played, scene)
+
+
+def test_a_change_ends_an_attempt_that_is_of_no_use_any_more(tmp_path: Path) -> None:
+    async def scene(runner: Runner, host: Host) -> None:
+        real = runner.spec
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            wrong = HostAddress("127.0.0.1", "tester", silent.getsockname()[1])
+            runner.revise(replace(real, host=replace(real.host, address=wrong)), KEY)
+            async with alive(runner):
+                while runner._attempting is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                runner.revise(real, KEY)
+                await until(runner, State.READY)
+
+    running(tmp_path, get_ready, scene, connect_timeout_s=60.0)
+
+
+def test_retry_now_ends_the_wait_of_a_lost_runner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backoff, "next_s", lambda *_: 3600.0)
+    starts = 0
+
+    async def played(process: Process) -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            process.exit(1)
+        else:
+            await get_ready(process)
+
+    async def scene(runner: Runner, host: Host) -> None:
+        async with alive(runner):
+            assert await runner.first_attempt is not None
+            await until(runner, State.LOST)
+            assert runner.retry_in_s > 3000
+            runner.retry_now()
+            await until(runner, State.READY)
 
     running(tmp_path, played, scene)
 
@@ -197,73 +340,21 @@ def test_a_signal_that_ended_a_runner_is_named_and_clients_hear_nothing_of_the_h
         process.exit_with_signal("KILL")
 
     async def scene(runner: Runner, host: Host) -> None:
-        life = asyncio.ensure_future(runner.run(lambda: None))
-        await until(runner, State.READY)
-        sink = RecordingSink()
-        runner.open(CALL, sink, lambda: None)
-        await sink.over.wait()
-        assert isinstance(sink.result, RunnerLost)
-        assert "SIGKILL ended it" in sink.result.message
-        assert runner.state is State.LOST
-        with pytest.raises(NoRunner) as refused:
-            runner.open(CALL, RecordingSink(), lambda: None)
-        assert str(host.address) not in refused.value.message
-        await runner.stop()
-        await life
+        async with alive(runner) as life:
+            await until(runner, State.READY)
+            sink = RecordingSink()
+            runner.open(CALL, sink, ignore)
+            await sink.over.wait()
+            assert isinstance(sink.result, RunnerLost)
+            assert "SIGKILL ended it" in sink.result.message
+            assert runner.state is State.LOST
+            with pytest.raises(NoRunner) as refused:
+                runner.open(CALL, RecordingSink(), ignore)
+            assert str(host.address) not in refused.value.message
+            runner.stop()
+            await life
 
     running(tmp_path, played, scene)
-
-
-def test_what_does_not_heal_is_tried_ever_more_rarely_but_soon_at_first(tmp_path: Path) -> None:
-    async def scene(runner: Runner, host: Host) -> None:
-        loop = asyncio.get_running_loop()
-        waits = []
-        for losses in (1, 4, 30):
-            backing_off = asyncio.ensure_future(
-                runner._back_off(LoginRefused("nologin: the host boots"), losses)
-            )
-            await asyncio.sleep(0)
-            waits.append(runner._retry_at - loop.time())
-            backing_off.cancel()
-            await asyncio.wait([backing_off])
-        assert waits[0] < 2 * MIN_BACKOFF_S
-        assert waits[0] < waits[1] < waits[2]
-        assert 200 < waits[2] < 400
-
-    running(tmp_path, None, scene)
-
-
-def test_only_a_life_that_was_long_makes_the_next_loss_the_first_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However long an attempt that fails may take."""
-    monkeypatch.setattr("llmrelay.runners.runner.STEADY_S", 0.0)
-    starts = 0
-
-    async def played(process: Process) -> None:
-        nonlocal starts
-        starts += 1
-        if starts in (1, 4):
-            runner = Played(process)
-            await runner.get_ready()
-            # Two beats: the front-end has taken it for ready.
-            await runner.frame(FrameType.PING)
-            await runner.frame(FrameType.PING)
-        process.exit(1)
-
-    async def scene(runner: Runner, host: Host) -> None:
-        counted: list[int] = []
-
-        async def count(error: object, losses: int) -> None:
-            counted.append(losses)
-            if len(counted) == 4:
-                await runner.stop()
-
-        monkeypatch.setattr(runner, "_back_off", count)
-        await runner.run(lambda: None)
-        assert counted == [1, 2, 3, 1]
-
-    running(tmp_path, played, scene, ping_interval_s=0.05)
 
 
 def test_stop_ends_a_runner_that_waits_for_its_next_attempt(tmp_path: Path) -> None:
@@ -274,14 +365,14 @@ def test_stop_ends_a_runner_that_waits_for_its_next_attempt(tmp_path: Path) -> N
         process.exit(1)
 
     async def scene(runner: Runner, host: Host) -> None:
-        life = asyncio.ensure_future(runner.run(lambda: None))
-        await until(runner, State.READY)
-        sink = RecordingSink()
-        runner.open(CALL, sink, lambda: None)
-        await sink.over.wait()
-        await runner.stop()
-        await life
-        assert runner.state is State.STOPPED
+        async with alive(runner) as life:
+            await until(runner, State.READY)
+            sink = RecordingSink()
+            runner.open(CALL, sink, ignore)
+            await sink.over.wait()
+            runner.stop()
+            await life
+            assert runner.state is State.STOPPED
 
     running(tmp_path, played, scene)
 
@@ -297,12 +388,9 @@ def test_a_host_with_few_descriptors_takes_fewer_calls(
         await process.stdin.read()
 
     async def scene(runner: Runner, host: Host) -> None:
-        ready = asyncio.Event()
-        life = asyncio.ensure_future(runner.run(ready.set))
-        await ready.wait()
-        assert runner.max_calls == 10
-        life.cancel()
-        await asyncio.wait([life])
+        async with alive(runner):
+            await until(runner, State.READY)
+            assert runner.max_calls == 10
 
     running(tmp_path, played, scene)
     assert "allows 10 calls at once, not 1024" in caplog.text

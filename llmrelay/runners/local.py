@@ -1,0 +1,119 @@
+"""A runner on this machine, without SSH: the same command as on any host, as a child of ours.
+
+Its stdin, stdout and stderr are pipes; the end of its stdin is what tells it that we are gone, as
+the end of an SSH channel would. Knows no frames. Used by reach.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import cast
+
+from ..errors import RunnerBroken
+from .ssh.channel import Receiver
+
+# A runner ends as soon as its stdin does, after it has closed its upstream connections.
+_END_S = 5.0
+_HIGH_WATER_BYTES = 256 * 1024
+
+
+class Here:
+    """This machine."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
+    async def open(self, command: str, receiver: Receiver) -> Child:
+        """Starts `command`, by a shell as an SSH server would.
+
+        Raises:
+            RunnerBroken: it cannot be started.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            _, child = await loop.subprocess_exec(
+                lambda: Child(receiver),
+                "/bin/sh",
+                "-c",
+                command,
+                # Of its own, so that Ctrl-C on our terminal is for us.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise RunnerBroken(f"No command can be started here: {error.strerror}.") from error
+        self._children.append(child)
+        return child
+
+    async def close(self) -> None:
+        """Ends what was started here; returns when it is gone."""
+        for child in self._children:
+            child.close()
+            await child.over.wait()
+
+
+class Child(asyncio.SubprocessProtocol):
+    """A command that runs here."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._transport: asyncio.SubprocessTransport
+        self._stdin: asyncio.WriteTransport
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._kill: asyncio.TimerHandle | None = None
+        self.over = asyncio.Event()
+
+    @property
+    def congested(self) -> bool:
+        """More is unsent than should be; wait for writable() before writing more of a prompt."""
+        return not self._writable.is_set()
+
+    async def writable(self) -> None:
+        """Returns when the backlog has gone, or the command."""
+        await self._writable.wait()
+
+    def write(self, data: bytes) -> None:
+        """Sends `data` to its stdin; to one that is closed, nowhere."""
+        if not self._stdin.is_closing():
+            self._stdin.write(data)
+
+    def close(self) -> None:
+        """Ends its stdin, and with that the command; one that does not end is killed."""
+        if self._kill is None and not self.over.is_set():
+            self._stdin.abort()
+            self._kill = asyncio.get_running_loop().call_later(_END_S, self._end)
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+        self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
+        self._stdin.set_write_buffer_limits(_HIGH_WATER_BYTES)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            self._receiver.feed(data)
+        else:
+            self._receiver.feed_stderr(data)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process has ended, and its pipes with it."""
+        self.over.set()
+        self._writable.set()
+        if self._kill is not None:
+            self._kill.cancel()
+        status = self._transport.get_returncode()
+        if status is not None and status < 0:
+            self._receiver.channel_lost(f"{signal.Signals(-status).name} ended it", None)
+        else:
+            self._receiver.channel_lost("it ended", status)
+
+    def _end(self) -> None:
+        self._transport.kill()

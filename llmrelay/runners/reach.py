@@ -1,0 +1,75 @@
+"""From a host's spec to a connection that runs a command: over SSH, jump hosts and all, or here.
+
+Knows which way leads to a host, and nothing of what is started there. ssh/ makes one login, jump.py
+keeps those that several hosts share, local.py needs none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from ..config import Config
+from ..errors import ConnectError
+from .jump import JumpHost, JumpHostDown, Jumps
+from .link import ByteChannel
+from .local import Here
+from .spec import HostSpec
+from .ssh.channel import Receiver
+from .ssh.login import OnStep, log_in
+from .ssh.settings import resolved
+
+
+class Opener(Protocol):
+    """What a command can be started on."""
+
+    async def open(self, command: str, receiver: Receiver) -> ByteChannel:
+        """Starts `command`.
+
+        Raises:
+            RunnerBroken: it cannot be started.
+        """
+
+
+class Connection:
+    """A host that a command can be started on.
+
+    Attributes:
+        jump: the jump host before it, if any.
+    """
+
+    def __init__(self, opener: Opener, jump: JumpHost | None = None) -> None:
+        self.open = opener.open
+        self.jump = jump
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    host: HostSpec, config: Config, jumps: Jumps, on_step: OnStep | None = None
+) -> AsyncIterator[Connection]:
+    """A connection to `host`, through its jump hosts; closed on exit.
+
+    Raises:
+        ConnectError: whatever stands in the way, told apart.
+        JumpHostDown: a jump host does.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        if host.address is None:
+            here = Here()
+            stack.push_async_callback(here.close)
+            yield Connection(here)
+            return
+        jump = tunnel = None
+        async with resolved(host.address, host, config) as settings:
+            if settings.jumps:
+                jump = await jumps.to(settings.jumps)
+                tunnel = await stack.enter_async_context(jump.used())
+            try:
+                login = await log_in(settings, tunnel, config, on_step)
+            except ConnectError as error:
+                if jump is not None and not jump.is_up:
+                    raise JumpHostDown(jump, error) from error
+                raise
+        stack.push_async_callback(login.close)
+        yield Connection(login, jump)

@@ -1,0 +1,187 @@
+"""A login on one host: made, verified, kept, closed.
+
+Over a TCP connection, a ProxyCommand, or a login on the hop before. Tells whoever wants to know
+which step it is at. Knows no hop but its own, and what a channel is for not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import asyncssh
+
+from ...config import Config
+from ...errors import RunnerBroken
+from .channel import Channel, Receiver
+from .failures import Offered, connect_error, reason_of
+from .settings import Settings
+
+_CLOSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step towards a host that went well.
+
+    Attributes:
+        hop: the host, as it was given.
+        what: `name`, `tcp`, `host key` or `login`.
+        took_s: seconds since the step before.
+        found: what there was to see.
+    """
+
+    hop: str
+    what: str
+    took_s: float
+    found: str
+
+
+OnStep = Callable[[Step], None]
+
+
+class Login:
+    """A login on a host.
+
+    Attributes:
+        lost: set when it is of no more use.
+        loss: why, then.
+    """
+
+    def __init__(self, hop: Settings, on_step: OnStep | None) -> None:
+        self.lost = asyncio.Event()
+        self.loss = "it was closed"
+        self._hop = hop
+        self._connection: asyncssh.SSHClientConnection
+        self._witness = _Witness(self, hop, on_step)
+
+    async def make(self, tunnel: Login | None, config: Config) -> None:
+        """Logs in, over `tunnel` if there is a hop before this one.
+
+        Raises:
+            ConnectError: whatever stands in the way, told apart.
+        """
+        hop = self._hop
+        through = None if tunnel is None else tunnel._connection
+        # Before links that are silent for as long as they may be give up one by one.
+        silences = max(1, round(config.ping_timeout_s / config.ping_interval_s) - 2)
+        try:
+            async with asyncio.timeout(hop.limit_s):
+                if tunnel is None:
+                    await self._witness.resolve()
+                self._connection = await asyncssh.connect(
+                    hop.address.host,
+                    tunnel=through,
+                    known_hosts=hop.known_hosts,
+                    client_factory=lambda: self._witness,
+                    agent_forwarding=False,
+                    keepalive_interval=config.ping_interval_s,
+                    keepalive_count_max=silences,
+                    **hop.arguments,
+                )
+        except (asyncssh.Error, OSError) as error:
+            raise connect_error(error, hop, self._witness.offered) from error
+
+    async def open(self, command: str, receiver: Receiver) -> Channel:
+        """Starts `command` on the host, without a terminal and without forwarding.
+
+        Raises:
+            RunnerBroken: the host does not let us.
+        """
+        try:
+            _, channel = await self._connection.create_session(
+                lambda: Channel(receiver),
+                command,
+                encoding=None,
+                request_pty=False,
+                x11_forwarding=False,
+            )
+        except (asyncssh.Error, OSError) as error:
+            raise RunnerBroken(
+                f"{self._hop.address} accepts the login but no command: {reason_of(error)}."
+            ) from error
+        assert isinstance(channel, Channel)
+        return channel
+
+    async def close(self) -> None:
+        """Says goodbye, but waits for nobody who does not answer."""
+        self._connection.close()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._connection.wait_closed()
+        except TimeoutError:
+            self._connection.abort()
+            await self._connection.wait_closed()
+
+    def is_lost(self, error: Exception | None) -> None:
+        """What asyncssh tells."""
+        if error is not None:
+            self.loss = reason_of(error)
+        self.lost.set()
+
+
+class _Witness(asyncssh.SSHClient):
+    """Sees how a login goes: its steps, its end, and the host key that was not trusted.
+
+    Trusts none itself: what known_hosts has is asyncssh's to compare.
+    """
+
+    def __init__(self, login: Login, hop: Settings, on_step: OnStep | None) -> None:
+        self.offered: Offered | None = None
+        self._login = login
+        self._hop = hop
+        self._on_step = on_step
+        self._loop = asyncio.get_running_loop()
+        self._since_s = self._loop.time()
+        self._connection: asyncssh.SSHClientConnection
+
+    async def resolve(self) -> None:
+        """Looks the name up, if anybody wants to know how that goes."""
+        options = self._hop.options
+        if self._on_step is None or options.proxy_command:
+            return
+        found = await self._loop.getaddrinfo(options.host, options.port)
+        self._step("name", ", ".join(dict.fromkeys(str(each[4][0]) for each in found)))
+
+    # What asyncssh calls.
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._connection = conn
+        self._step("tcp", f"{self._hop.options.host} port {self._hop.options.port}")
+
+    def begin_auth(self, username: str) -> None:
+        key = self._connection.get_server_host_key()
+        if key is not None:
+            self._step("host key", f"{key.get_algorithm()} {key.get_fingerprint()}")
+
+    def auth_completed(self) -> None:
+        self._step("login", f"as {self._hop.options.username}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._login.is_lost(exc)
+
+    def validate_host_public_key(
+        self, host: str, addr: str, port: int, key: asyncssh.SSHKey
+    ) -> bool:
+        self.offered = host, addr, port, key
+        return False
+
+    def _step(self, what: str, found: str) -> None:
+        if self._on_step is not None:
+            since_s, self._since_s = self._since_s, self._loop.time()
+            took_s = self._since_s - since_s
+            self._on_step(Step(str(self._hop.address), what, took_s, found))
+
+
+async def log_in(
+    hop: Settings, tunnel: Login | None, config: Config, on_step: OnStep | None
+) -> Login:
+    """A login on the host that `hop` describes; whoever asks for it closes it.
+
+    Raises:
+        ConnectError: whatever stands in the way, told apart.
+    """
+    login = Login(hop, on_step)
+    await login.make(tunnel, config)
+    return login
