@@ -27,6 +27,8 @@ logger = logging.getLogger("llmrelay.runner")
 MAX_HOPS = 8
 # A runner that is lost needs its jump host again within its longest pause between two attempts.
 IDLE_S = 60.0
+# Of a link's longest silence, what a jump host may be silent for.
+_SOONER = 0.7
 
 
 class JumpHostDown(Exception):
@@ -152,7 +154,9 @@ class JumpHost:
             if self._before is not None:
                 tunnel = await stack.enter_async_context(self._before.used())
             async with resolved(self._address, None, self._config) as settings:
-                login = await log_in(settings, tunnel, self._config, self._on_step)
+                # Before the links behind it, which are as silent, give up one by one.
+                silence_s = self._config.ping_timeout_s * _SOONER
+                login = await log_in(settings, tunnel, self._on_step, silence_s)
             stack.push_async_callback(login.close)
             logger.info("jump host %s is connected", self.name)
             self._login = login

@@ -66,7 +66,7 @@ async def connect(
                 jump = await jumps.to(settings.jumps)
                 tunnel = await stack.enter_async_context(jump.used())
             try:
-                login = await log_in(settings, tunnel, config, on_step)
+                login = await log_in(settings, tunnel, on_step)
             except ConnectError as error:
                 if jump is not None and not jump.is_up:
                     raise JumpHostDown(jump, error) from error

@@ -29,7 +29,9 @@ ROOT = Path(__file__).parent.parent.parent
 KEY = f"sk-llmrelay-test-{secrets.token_hex(8)}"
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0
-READY = re.compile(r"llmrelay is ready on (https?://(\S+):(\d+))(.*) \(runner (.+)\)\n")
+READY = re.compile(
+    r"llmrelay is ready on (https?://(\S+):(\d+))(.*) \((?:runner (.+)|\d+ of \d+ runners)\)\n"
+)
 
 
 def runner_options(server: OpenSSHServer) -> list[str]:

@@ -249,9 +249,10 @@ def write_noisy_rc(home: Path) -> None:
 class OpenSSHServer:
     """`with OpenSSHServer("PermitTTY no") as server:` runs sshd on a free port of 127.0.0.1.
 
-    `options` are sshd_config lines and override the defaults. With `login_shell` (a path) the
-    account to log in to is a temporary one with a home in the temporary folder, which `noisy_rc`
-    fills with shell files that print; else it is the account that runs the tests.
+    `host` is another address of loopback. `options` are sshd_config lines and override the
+    defaults. With `login_shell` (a path) the account to log in to is a temporary one with a home in
+    the temporary folder, which `noisy_rc` fills with shell files that print; else it is the account
+    that runs the tests.
     """
 
     def __init__(
@@ -260,11 +261,12 @@ class OpenSSHServer:
         login_shell: str | None = None,
         noisy_rc: bool = False,
         host_key_types: Sequence[str] = ("ed25519",),
+        host: str = HOST,
     ) -> None:
         if noisy_rc and login_shell is None:
             raise ValueError("noisy_rc would write into a real home folder: give a login_shell")
         self.options = options
-        self.host = HOST
+        self.host = host
         self.port = 0
         self.pid = 0
         self.user = pwd.getpwuid(os.geteuid()).pw_name
@@ -361,16 +363,11 @@ class OpenSSHServer:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # for privilege separation
         config = self.folder / "sshd_config"
         config.write_text("\n".join(self._config(sshd)) + "\n")
+        # By its absolute path: sshd starts itself again for each connection.
+        self._command = [sshd, "-D", "-e", "-f", str(config)]
         for attempt in range(1, PORT_ATTEMPTS + 1):
-            self.port = _free_port()
-            # By its absolute path: sshd starts itself again for each connection.
-            command = [sshd, "-D", "-e", "-f", str(config), "-p", str(self.port)]
-            with self.log_file.open("wb") as log:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
-            self.pid = self._process.pid
-            if self._wait_until_ready(self._process):
+            self.port = _free_port(self.host)
+            if self._launch():
                 break
             # Somebody else may have got the port between our look and sshd's.
             if attempt == PORT_ATTEMPTS or "Address already in use" not in self.log:
@@ -381,6 +378,25 @@ class OpenSSHServer:
                 for key in self.host_keys
             )
         )
+
+    def _launch(self) -> bool:
+        """Starts sshd on its port; whether it greets there."""
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._command, "-p", str(self.port)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.pid = self._process.pid
+        return self._wait_until_ready(self._process)
+
+    def stop(self) -> None:
+        """The host goes down: sshd and all its sessions, at once."""
+        self._stop()
+
+    def start_again(self) -> None:
+        """The host comes back, on the same port."""
+        if not self._launch():
+            raise RuntimeError(f"sshd did not start again:\n{self.log}")
 
     def _config(self, sshd: str) -> list[str]:
         lines = [
@@ -433,9 +449,9 @@ class OpenSSHServer:
             time.sleep(0.005)
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 

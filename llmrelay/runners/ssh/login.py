@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import asyncssh
 
-from ...config import Config
 from ...errors import RunnerBroken
 from .channel import Channel, Receiver
 from .failures import Offered, connect_error, reason_of
 from .settings import Settings
 
 _CLOSE_S = 1.0
+# Within the longest silence of a connection that has to say something.
+_QUESTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Login:
         self._connection: asyncssh.SSHClientConnection
         self._witness = _Witness(self, hop, on_step)
 
-    async def make(self, tunnel: Login | None, config: Config) -> None:
+    async def make(self, tunnel: Login | None, silence_s: float | None) -> None:
         """Logs in, over `tunnel` if there is a hop before this one.
 
         Raises:
@@ -64,8 +65,13 @@ class Login:
         """
         hop = self._hop
         through = None if tunnel is None else tunnel._connection
-        # Before links that are silent for as long as they may be give up one by one.
-        silences = max(1, round(config.ping_timeout_s / config.ping_interval_s) - 2)
+        kept_alive = {}
+        if silence_s is not None:
+            # Lost at the last of these: asyncssh asks after so long, and as often as it may.
+            kept_alive = {
+                "keepalive_interval": silence_s / _QUESTIONS,
+                "keepalive_count_max": _QUESTIONS - 1,
+            }
         try:
             async with asyncio.timeout(hop.limit_s):
                 if tunnel is None:
@@ -76,8 +82,7 @@ class Login:
                     known_hosts=hop.known_hosts,
                     client_factory=lambda: self._witness,
                     agent_forwarding=False,
-                    keepalive_interval=config.ping_interval_s,
-                    keepalive_count_max=silences,
+                    **kept_alive,
                     **hop.arguments,
                 )
         except (asyncssh.Error, OSError) as error:
@@ -175,13 +180,21 @@ class _Witness(asyncssh.SSHClient):
 
 
 async def log_in(
-    hop: Settings, tunnel: Login | None, config: Config, on_step: OnStep | None
+    hop: Settings,
+    tunnel: Login | None,
+    on_step: OnStep | None = None,
+    silence_s: float | None = None,
 ) -> Login:
     """A login on the host that `hop` describes; whoever asks for it closes it.
+
+    Args:
+        tunnel: the login on the hop before.
+        silence_s: a host that does not answer for so long is lost; None if somebody else sees to
+            that, as links do.
 
     Raises:
         ConnectError: whatever stands in the way, told apart.
     """
     login = Login(hop, on_step)
-    await login.make(tunnel, config)
+    await login.make(tunnel, silence_s)
     return login
