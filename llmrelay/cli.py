@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import demo, serve, token
+from .commands import check, demo, inventory, serve, token
 from .errors import ConnectError
 from .signals import EndedBySignal
 
-_COMMANDS = (serve, demo, token)
+_COMMANDS = (serve, check, inventory, demo, token)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

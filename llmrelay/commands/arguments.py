@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..config import Config, options
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def add_options(parser: argparse.ArgumentParser, wanted: Collection[str] | None = None) -> None:
-    """Config's options, in their groups; `wanted` names groups, None means all."""
+def add_options(
+    parser: argparse.ArgumentParser, wanted: Callable[[str, Option], bool] = lambda *_: True
+) -> None:
+    """Config's options, in their groups: all, or those that are wanted by field and option."""
     groups: dict[str, Any] = {}
     for field, option in options():
-        if wanted is None or option.group in wanted:
+        if wanted(field.name, option):
             if option.group not in groups:
                 groups[option.group] = parser.add_argument_group(option.group)
             add_option(groups[option.group], field.name, option, field.default)

@@ -63,7 +63,7 @@ class JumpHost:
     ) -> None:
         self.name = str(address)
         self._address = address
-        self._before = before
+        self.before = before
         self._config = config
         self._on_step = on_step
         self._on_idle = on_idle
@@ -151,8 +151,8 @@ class JumpHost:
         self._settled.clear()
         async with contextlib.AsyncExitStack() as stack:
             tunnel = None
-            if self._before is not None:
-                tunnel = await stack.enter_async_context(self._before.used())
+            if self.before is not None:
+                tunnel = await stack.enter_async_context(self.before.used())
             async with resolved(self._address, None, self._config) as settings:
                 # Before the links behind it, which are as silent, give up one by one.
                 silence_s = self._config.ping_timeout_s * _SOONER

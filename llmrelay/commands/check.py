@@ -1,0 +1,149 @@
+"""`llmrelay check`: tries every hop of every runner, and says what it found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .. import log
+from ..check import Check, Failed, Hop, Report
+from ..config import Config
+from ..errors import ConnectError, RelayError
+from ..inventory.load import load
+from ..inventory.show import where
+from ..runner_options import RUNNERS
+from ..runners.ssh.login import Step
+from ..secret import Keys
+from ..signals import EndedBySignal
+from .arguments import add_options, config_of, run
+
+if TYPE_CHECKING:
+    from .arguments import Subparsers
+
+# Of an error that is upstream's; those of a runner have their own (docs/errors.md).
+UPSTREAM_EXIT = 1
+
+_GREEN, _RED, _PLAIN = "\033[32m", "\033[31m", "\033[0m"
+
+
+def add(commands: Subparsers) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser(
+        "check",
+        help="try every hop of every runner",
+        description="Tries every hop of every runner side by side, as serve would, and says what"
+        " each step found and took. Sends no prompt. Exit status 0 only if all is well.",
+        usage="llmrelay check (--runner [USER@]HOST[:PORT] | --inventory FILE) [option ...]",
+        epilog="Example: llmrelay check --inventory inventory.ini --limit gpu",
+    )
+    parser.set_defaults(run=_run, refuse=parser.error)
+    parser.add_argument("--json", action="store_true", help="As JSON, for programs.")
+    add_options(parser, _is_wanted)
+
+
+def _is_wanted(name: str, option: object) -> bool:
+    group = getattr(option, "group", None)
+    return (group == RUNNERS and name not in ("watch", "balance")) or name in (
+        "connect_timeout_s",
+        "connects",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not arguments.runners and arguments.inventory is None:
+        arguments.refuse("give --runner [USER@]HOST or --inventory FILE")
+    log.configure("error", "text")
+    try:
+        reports = run(_check(config_of(arguments), as_text=not arguments.json))
+    except KeyboardInterrupt:
+        raise EndedBySignal(signal.SIGINT) from None
+    if arguments.json:
+        print(json.dumps([_object(report) for report in reports], indent=2))  # noqa: T201
+    error = next((report.error for report in reports if report.error), None)
+    return 0 if error is None else _exit_status(error)
+
+
+async def _check(config: Config, *, as_text: bool) -> list[Report]:
+    understood = load(config)
+    for warning in understood.warnings:
+        print(f"llmrelay: warning: {warning}", file=sys.stderr)  # noqa: T201
+    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    reports: list[Report] = []
+    shown: set[str] = set()
+    async for report in Check(understood.specs, Keys(config, os.environ), config).run():
+        reports.append(report)
+        if as_text:
+            print("\n".join(_lines(report, shown, colours)), flush=True)  # noqa: T201
+    if as_text:
+        well = sum(report.error is None for report in reports)
+        print(f"\n{well} of {len(reports)} runners are well.")  # noqa: T201
+    return reports
+
+
+def _exit_status(error: RelayError) -> int:
+    return error.exit_code if isinstance(error, ConnectError) else UPSTREAM_EXIT
+
+
+# --- For people ---------------------------------------------------------------------------------
+
+
+def _lines(report: Report, shown: set[str], colours: bool) -> Iterator[str]:
+    """A runner's part, and before it those of its jump hosts that were not shown yet."""
+    for jump in report.jumps:
+        if jump.name not in shown:
+            shown.add(jump.name)
+            yield f"{jump.name} (jump host)"
+            yield from _hop_lines(jump, colours)
+    yield f"{report.spec.name} ({where(report.spec.host)})"
+    down = next((jump for jump in report.jumps if jump.failed), None)
+    if down is not None:
+        yield _line("jump", "", 0.0, f"{down.name} is in the way, see above", colours, ok=False)
+    yield from _hop_lines(report.itself, colours)
+
+
+def _hop_lines(hop: Hop, colours: bool) -> Iterator[str]:
+    for step in hop.steps:
+        yield _line(step.what, "ok", step.took_s, step.found, colours, ok=True)
+    if (failed := hop.failed) is not None:
+        said = failed.error.message
+        yield _line(failed.what, "FAILED", failed.took_s, said, colours, ok=False)
+
+
+def _line(what: str, how: str, took_s: float, found: str, colours: bool, *, ok: bool) -> str:
+    how = f"{how or 'FAILED':6}"
+    if colours:
+        how = f"{_GREEN if ok else _RED}{how}{_PLAIN}"
+    return f"  {what:<9} {how} {took_s * 1000:6.0f} ms  {found}"
+
+
+# --- For programs -------------------------------------------------------------------------------
+
+
+def _object(report: Report) -> dict[str, object]:
+    hops = (*report.jumps, report.itself)
+    return {
+        "name": report.spec.name,
+        "ok": report.error is None,
+        "steps": [each for hop in hops for each in _steps(hop)],
+    }
+
+
+def _steps(hop: Hop) -> Iterator[dict[str, object]]:
+    for step in hop.steps:
+        yield _step(hop, step) | {"ok": True, "found": step.found}
+    if hop.failed is not None:
+        error = hop.failed.error
+        yield _step(hop, hop.failed) | {
+            "ok": False,
+            "error": error.message,
+            "exit_status": _exit_status(error),
+        }
+
+
+def _step(hop: Hop, step: Step | Failed) -> dict[str, object]:
+    return {"hop": hop.name, "step": step.what, "took_s": round(step.took_s, 4)}
