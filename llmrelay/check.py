@@ -8,6 +8,7 @@ the runners' side and no HTTP; commands/check.py says how it looks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -121,12 +122,13 @@ class Check:
         since_s = clock()
         jump: JumpHost | None = None
         try:
-            async with (
-                self._slots.slot(),
-                reach.connect(spec.host, self._config, jumps, hop.steps.append) as connection,
-            ):
+            async with contextlib.AsyncExitStack() as stack:
+                async with self._slots.login():
+                    reached = reach.connect(spec.host, self._config, jumps, hop.steps.append)
+                    connection = await stack.enter_async_context(reached)
                 jump = connection.jump
-                await self._upstream_of(spec, connection, hop)
+                async with self._slots.start():
+                    await self._upstream_of(spec, connection, hop)
         except JumpHostDown as down:
             jump = down.jump
             lost = self._jump_hops.setdefault(jump.name, Hop(jump.name))

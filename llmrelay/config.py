@@ -159,7 +159,7 @@ class Config(RunnerOptions, ClientOptions):
         "N",
         count(1, 10_000),
         16,
-        "Runners that are being started at once; one that takes over a second is not counted.",
+        "Runners that are being started at once; one that takes long is not counted.",
         _LIMITS,
     )
     queue_length: int = _option(

@@ -9,6 +9,7 @@ of which one takes new calls. Knows no HTTP, and nothing of other runners.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import math
@@ -264,13 +265,13 @@ class Runner:
     async def _live(self, life: _Life) -> None:
         """One connection: made, used, closed. Never raises what a host or a network can cause."""
         try:
-            async with (
-                self._slots.slot() as slot,
-                reach.connect(life.host, self._config, self._jumps) as connection,
-            ):
+            async with contextlib.AsyncExitStack() as stack:
+                async with self._slots.login():
+                    reached = reach.connect(life.host, self._config, self._jumps)
+                    connection = await stack.enter_async_context(reached)
                 life.jump = connection.jump
-                started = await self._start(connection, life)
-                slot.release()
+                async with self._slots.start():
+                    started = await self._start(connection, life)
                 self._take_over(life, started)
                 life.outcome.set_result(None)
                 await life.over.wait()
