@@ -66,7 +66,8 @@ class Host:
             f"Port {PORT}\nListenAddress {self.address}\nHostKey {self.key}\n"
             f"AuthorizedKeysFile {self._hosts.identity}.pub\nStrictModes no\nUsePAM no\n"
             "PidFile none\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-            "MaxStartups 1000\nUseDNS no\n"
+            # What a login shell runs of its user's would be killed halfway with the sessions.
+            "SetEnv HOME=/\nMaxStartups 1000\nUseDNS no\n"
         )
         log = self.folder / "sshd.log"
         begun = log.stat().st_size if log.exists() else 0

@@ -59,7 +59,9 @@ class Fleet:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as cleanup:
             for number in range(self._count):
-                server = cleanup.enter_context(OpenSSHServer(host=f"127.0.0.{number + 2}"))
+                # These hosts die: what a login shell runs of its user's would be killed halfway.
+                server = OpenSSHServer("SetEnv HOME=/", host=f"127.0.0.{number + 2}")
+                cleanup.enter_context(server)
                 name = chr(ord("a") + number)
                 script = ScriptedUpstream(answer(name))
                 self.hosts.append(Host(name, server, cleanup.enter_context(script.in_thread())))
