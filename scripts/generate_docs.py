@@ -1,4 +1,4 @@
-"""Writes docs/options.md and docs/errors.md from the code that they describe.
+"""Writes the pages of docs/ that are lists from the code that they describe.
 
 `python scripts/generate_docs.py` writes them; tests/test_docs.py fails when they are out of date.
 """
@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT))
 from llmrelay import errors  # noqa: E402
 from llmrelay.config import options  # noqa: E402
 from llmrelay.errors import ConnectError, RelayError  # noqa: E402
+from llmrelay.inventory import ssh_args  # noqa: E402
+from llmrelay.inventory.variables import ALIASES, KNOWN, UNUSED  # noqa: E402
 
 
 def options_page() -> str:
@@ -86,7 +88,34 @@ def _summary(kind: type[RelayError]) -> str:
     return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
-PAGES = {"docs/options.md": options_page, "docs/errors.md": errors_page}
+def variables_page() -> str:
+    """docs/variables.md: every variable of an inventory that means something."""
+    lines = [
+        "# Variables of an inventory",
+        "",
+        "Generated from `llmrelay/inventory/variables.py` by `scripts/generate_docs.py`.",
+        "[inventory.md](inventory.md) says how they are read.",
+        "",
+        "| variable | what it does, and what holds without it |",
+        "| --- | --- |",
+        *(f"| `{name}` | {known.help} |" for name, known in KNOWN.items()),
+        "",
+        f"Old names are read, too: {', '.join(f'`{name}`' for name in ALIASES)}.",
+        f"Not used, with a warning: {', '.join(f'`{name}`' for name in UNUSED)}.",
+        "",
+        "Lists are lists, or words with commas or blanks between; pairs are dicts, or `name=value`",
+        "with commas or blanks between. Of ssh's arguments these are honoured: `-J`, `-i`, `-l`,",
+        "`-p`, `-b`, `-c`, `-m`, `-4`, `-6`, `-C`, and by `-o` the options",
+        f"{', '.join(ssh_args.HONOURED.values())}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "docs/options.md": options_page,
+    "docs/errors.md": errors_page,
+    "docs/variables.md": variables_page,
+}
 
 
 if __name__ == "__main__":

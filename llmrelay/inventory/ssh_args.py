@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 
 # Options of ssh_config that mean here what they mean to ssh, by their names in lower case.
-_HONOURED = {
+HONOURED = {
     name.lower(): name
     for name in (
         "AddressFamily", "BindAddress", "CASignatureAlgorithms", "CertificateFile", "Ciphers",
@@ -66,7 +66,7 @@ def _add(text: str, options: list[tuple[str, str]], ignored: list[str]) -> None:
     """`Name=value` or `Name value`."""
     name, _, value = text.replace("=", " ", 1).strip().partition(" ")
     value = value.strip()
-    known = _HONOURED.get(name.lower())
+    known = HONOURED.get(name.lower())
     if known is not None and value:
         options.append((known, value))
     elif name.lower() == "stricthostkeychecking":

@@ -118,7 +118,7 @@ KNOWN: dict[str, Known] = {
     "ansible_python_interpreter": Known(
         lambda value: _python(_text(value)), "The interpreter; else as `--remote-python`."
     ),
-    "ansible_ssh_common_args": Known(_of_text(str), "Arguments of ssh: `-J`, `-o`; see below."),
+    "ansible_ssh_common_args": Known(_of_text(str), "Arguments of ssh: `-J`, `-o`, …; see below."),
     "ansible_ssh_extra_args": Known(_of_text(str), "More of them."),
     "ansible_connection": Known(
         _of_text(_connection), "`ssh`; or `local` for a runner on this machine, without SSH."

@@ -59,4 +59,4 @@ def test_a_value_that_is_missing_is_a_mistake() -> None:
 
 
 def test_what_is_said_to_be_honoured_is_known_to_the_ssh_library() -> None:
-    assert set(ssh_args._HONOURED) <= set(asyncssh.config.SSHClientConfig._handlers)
+    assert set(ssh_args.HONOURED) <= set(asyncssh.config.SSHClientConfig._handlers)
