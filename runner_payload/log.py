@@ -16,8 +16,10 @@ _LEAST_CHARS = 8
 
 def conceal(secret: str) -> None:
     """From now on `secret` is written as ***; but not a word that stands for no key at all."""
-    if len(secret) >= _LEAST_CHARS:
+    if len(secret) >= _LEAST_CHARS and secret not in _secrets:
         _secrets.append(secret)
+        # One that another begins with would leave the other's end.
+        _secrets.sort(key=len, reverse=True)
 
 
 def concealed(text: str) -> str:

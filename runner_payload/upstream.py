@@ -84,9 +84,8 @@ class Upstream:
         await self._clients[0].close()
 
     def renew_key(self, key: str) -> None:
-        """Asks with `key` from now on; what is under way goes on with the one before."""
-        for client in self._clients:
-            client.api_key = key
+        """Asks with `key` from now on; what is under way keeps the one before, retries too."""
+        self._clients = [client.with_options(api_key=key) for client in self._clients]
 
     async def models(self, emit: Emit) -> End:
         """Gives `emit` the body that upstream answers `GET /models` with.
@@ -118,10 +117,12 @@ class Upstream:
             UpstreamFailure: no answer, or one that is not whole.
         """
         retries = _Retries()
+        clients = self._clients
         while True:
             deltas = DeltaDecoder()
+            client = clients[self._left(call, retries)]
             try:
-                await self._attempt(call, prompt, retries, deltas, emit)
+                await self._attempt(client, call, prompt, retries, deltas, emit)
                 return End(deltas.finish_reason, retries.taken)
             except UpstreamFailure as error:
                 if deltas.begun or not error.repeatable or not self._left(call, retries):
@@ -131,10 +132,15 @@ class Upstream:
             retries.taken += 1
 
     async def _attempt(
-        self, call: Call, prompt: str, retries: _Retries, deltas: DeltaDecoder, emit: Emit
+        self,
+        client: openai.AsyncOpenAI,
+        call: Call,
+        prompt: str,
+        retries: _Retries,
+        deltas: DeltaDecoder,
+        emit: Emit,
     ) -> None:
-        """One answer, with the SDK's retries up to its head, as many as are left."""
-        client = self._clients[self._left(call, retries)]
+        """One answer, with the SDK's retries up to its head, as many as `client` makes."""
         create = client.chat.completions.with_streaming_response.create
         try:
             async with contextlib.AsyncExitStack() as stack:

@@ -23,6 +23,7 @@ import aiohttp
 import openai
 import pytest
 
+from tests.helpers.fleet import Fleet, blackhole
 from tests.helpers.openssh import (
     LOGIN_SHELLS,
     NOISE,
@@ -647,6 +648,41 @@ def test_a_session_that_still_runs_ends_with_the_server() -> None:
             server.__exit__(None, None, None)
             assert sleeper not in processes_matching("sleep 60")
             assert client.wait(5) == 255
+
+
+def test_a_host_goes_down_with_its_sessions_and_comes_back_where_it_was() -> None:
+    require_sshd()
+    with OpenSSHServer(host="127.0.0.2") as server:
+        command = server.ssh_command("echo ready; exec sleep 60")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"ready\n"
+            sessions = descendants_of(server.pid)
+            [sleeper] = [pid for pid in processes_matching("sleep 60") if pid in sessions]
+            server.stop()
+            assert client.wait(5) == 255
+        assert sleeper not in processes_matching("sleep 60")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((server.host, server.port), timeout=5)
+        server.start_again()
+        assert ssh(server, "echo hi").stdout == b"hi\n"
+    assert processes_matching(str(server.folder)) == []
+
+
+def test_a_fleets_hosts_have_an_address_and_an_upstream_each() -> None:
+    require_sshd()
+    with Fleet(2) as fleet:
+        assert [host.server.host for host in fleet.hosts] == ["127.0.0.2", "127.0.0.3"]
+        assert len({host.upstream.base_url for host in fleet.hosts}) == 2
+        for host in fleet.hosts:
+            assert host.line() in fleet.inventory.read_text()
+            known = f"-oUserKnownHostsFile={fleet.known_hosts}"
+            assert ssh(host.server, "echo hi", options=(known,)).stdout == b"hi\n"
+
+
+def test_a_blackhole_neither_answers_nor_refuses() -> None:
+    with blackhole() as port, pytest.raises(TimeoutError):
+        socket.create_connection(("127.0.0.1", port), timeout=0.1)
 
 
 @pytest.mark.parametrize("shell", LOGIN_SHELLS)

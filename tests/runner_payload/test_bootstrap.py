@@ -32,6 +32,7 @@ from runner_payload.protocol import (
     FrameType,
     GoAway,
     Hello,
+    Key,
     encode_credit,
     encode_frame,
 )
@@ -66,10 +67,17 @@ from .protocol import End
 
 class Upstream:
     def __init__(self, start, max_connections):
-        self.start = start
+        self.key = start.api_key
 
     async def close(self):
         pass
+
+    def renew_key(self, key):
+        self.key = key
+
+    async def models(self, emit):
+        await emit(b"m" * 20)
+        return End()
 
     async def stream(self, call, prompt, emit):
         await getattr(self, call.model)(prompt, emit)
@@ -90,7 +98,7 @@ class Upstream:
         time.sleep(60)
 
     async def crash(self, prompt, emit):
-        raise RuntimeError("crashed with " + self.start.api_key)
+        raise RuntimeError("crashed with " + self.key)
 
     async def chatter(self, prompt, emit):
         print("stray print", flush=True)
@@ -424,6 +432,22 @@ def test_a_start_that_cannot_be_used_shows_the_key_nowhere(tmp_path: Path) -> No
     play(tmp_path, scene, broken)
 
 
+def test_a_renewed_key_is_in_no_log_nor_is_the_one_before(tmp_path: Path) -> None:
+    # As a key may be that the one before is a part of.
+    renewed = f"{KEY}-renewed"
+
+    async def scene(runner: BareRunner) -> None:
+        await runner.start()
+        for key in (KEY, renewed):
+            runner.send(FrameType.KEY, 0, Key(key))
+            _text, end = await runner.answer(runner.call(model="crash"))
+            assert isinstance(end, Failure)
+            assert runner.stderr.splitlines()[-1].endswith("RuntimeError: crashed with ***")
+        assert "renewed" not in runner.stderr
+
+    play(tmp_path, scene)
+
+
 # --- Calls --------------------------------------------------------------------------------------
 
 
@@ -494,6 +518,29 @@ def test_a_long_prompt_gets_credit_back_as_it_comes(tmp_path: Path) -> None:
         runner.send_bytes(encode_credit(1, 4096))
         runner.send(FrameType.END, 1, End())
         assert await runner.answer(1) == ("a" * 1024 + "b" * 1024, End("stop"))
+
+    play(tmp_path, scene)
+
+
+def test_a_list_of_models_comes_under_credit_as_an_answer_does(tmp_path: Path) -> None:
+    async def scene(runner: BareRunner) -> None:
+        await runner.start(window_bytes=10)
+        call_id = runner.call("", kind="models")
+        assert await runner.data(call_id, 10) == b"m" * 10
+        assert await runner.answer(runner.call("quick", model="echo")) == ("quick", End("stop"))
+        runner.send_bytes(encode_credit(call_id, 10))
+        assert await runner.answer(call_id) == ("m" * 10, End())
+
+    play(tmp_path, scene)
+
+
+def test_a_kind_of_call_that_is_unknown_is_an_error_and_breaks_no_link(tmp_path: Path) -> None:
+    async def scene(runner: BareRunner) -> None:
+        await runner.start()
+        _text, end = await runner.answer(runner.call(kind="embeddings"))
+        assert isinstance(end, Failure)
+        assert end.code == "bad_request"
+        assert await runner.answer(runner.call("on", model="echo")) == ("on", End("stop"))
 
     play(tmp_path, scene)
 
@@ -614,6 +661,16 @@ def test_a_silent_upstream_ends_its_call_and_no_other(
         assert isinstance(end, Failure)
         assert end.code == "upstream_timeout"
         assert end.message == f"The upstream was silent for 0.2 s {when}."
+
+    play(tmp_path, scene)
+
+
+def test_a_call_may_have_less_time_than_the_others(tmp_path: Path) -> None:
+    async def scene(runner: BareRunner) -> None:
+        await runner.start()
+        _text, end = await runner.answer(runner.call("", model="hang", timeout_s=0.1))
+        assert isinstance(end, Failure)
+        assert end.message == "The upstream was silent for 0.1 s before its first delta."
 
     play(tmp_path, scene)
 
@@ -810,11 +867,18 @@ def test_a_violation_of_the_protocol_ends_the_runner_with_status_1(
     play(tmp_path, scene)
 
 
-def test_a_call_before_ready_ends_the_runner_with_status_1(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("frame", "name"),
+    [(CALL, "CALL"), (encode_frame(FrameType.KEY, 0, Key(KEY).encode()), "KEY")],
+)
+def test_a_call_or_a_key_before_ready_ends_the_runner_with_status_1(
+    frame: bytes, name: str, tmp_path: Path
+) -> None:
     async def scene(runner: BareRunner) -> None:
         await runner.hello()
-        runner.call()
+        runner.send_bytes(frame)
         assert await runner.exit_status(limit_s=3) == 1
-        assert "CALL before READY" in runner.stderr
+        assert f"{name} before READY" in runner.stderr
+        assert KEY not in runner.stderr
 
     play(tmp_path, scene)

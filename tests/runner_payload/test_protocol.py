@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner_payload.credit import MAX_CREDIT, ReceiveWindow, SendWindow
+from runner_payload.credit import MAX_CREDIT
 from runner_payload.protocol import (
     HEADER,
     HEADER_BYTES,
@@ -26,6 +26,7 @@ from runner_payload.protocol import (
     FrameType,
     GoAway,
     Hello,
+    Key,
     Message,
     Ready,
     RemoteProtocolError,
@@ -39,16 +40,19 @@ from tests.runner_payload.splits import PLACES, cut, one_by_one
 LONGEST_FRAME_BYTES = HEADER_BYTES + max(MAX_PAYLOAD_BYTES.values())
 
 START = Start("sk-secret", "http://u/v1", 8, 9, 1.5, 2, 3, 4)
+KEY = Key("sk-secret")
 MESSAGES: list[Message] = [
     Hello(1, "d" * 64, "3.11.7", "/usr/bin/python3", "3.0", None, 7, 65536),
     START,
     Ready(0.7),
+    KEY,
     GoAway("drained"),
     Call("m", "be brief", 5, 0.0, 1),
+    Call("", kind="models", timeout_s=2.5, retries=0),
     End("length", 2),
     Failure("upstream_broken", "It broke — off.", 2.5),
 ]
-MESSAGE_TYPES = [type(message) for message in MESSAGES]
+MESSAGE_TYPES = list(dict.fromkeys(type(message) for message in MESSAGES))
 
 
 def a_call_id(frame_type: int) -> int:
@@ -65,7 +69,7 @@ def frames(draw: st.DrawFn) -> Frame:
 
 NEARLY_FRAMES = st.builds(
     lambda kind, call_id, length, payload: HEADER.pack(kind, call_id, length) + payload,
-    st.sampled_from([*map(int, FrameType), 0, 7, 255]),
+    st.sampled_from([*map(int, FrameType), 0, 8, 255]),
     st.sampled_from([0, 1, MAX_CALL_ID]),
     st.sampled_from([0, 1, 4, 8, 9, 1024, 2**20, 2**20 + 1, 2**32 - 1]),
     st.binary(max_size=20),
@@ -231,6 +235,7 @@ def test_deep_nesting_is_refused(nest: bytes) -> None:
         (Hello, "openai"),
         (Start, "api_key"),
         (Start, "ping_timeout_s"),
+        (Key, "api_key"),
         (GoAway, "reason"),
         (Call, "model"),
         (Failure, "code"),
@@ -246,7 +251,7 @@ def test_a_missing_field_is_refused_by_name(kind: type[Message], name: str) -> N
 
 
 def test_fields_that_have_a_default_may_be_missing() -> None:
-    assert Call.decode(b'{"model":"m"}') == Call("m", "", 1024, None, None)
+    assert Call.decode(b'{"model":"m"}') == Call("m", "", 1024, None, None, "chat", None, 2)
     assert End.decode(b"{}") == End(None, 0)
     assert Ready.decode(b"{}") == Ready(0.0)
     assert Failure.decode(b'{"code":"c","message":"m"}').retry_after_s is None
@@ -267,6 +272,9 @@ def test_fields_that_have_a_default_may_be_missing() -> None:
         (Call, '{"model":["m"]}'),
         (Call, '{"model":"m","temperature":false}'),
         (Call, '{"model":"m","max_tokens":true}'),
+        (Call, '{"model":"m","kind":null}'),
+        (Call, '{"model":"m","timeout_s":"1"}'),
+        (Call, '{"model":"m","retries":null}'),
         (GoAway, '{"reason":{}}'),
     ],
 )
@@ -289,10 +297,18 @@ def test_a_lone_surrogate_in_a_parameter_is_replaced_and_breaks_nothing() -> Non
     assert Call.decode(Call("m", "a\ud800b").encode()).system == "a?b"
 
 
-def test_the_key_is_in_no_repr_of_start() -> None:
-    for shown in (repr(START), str(START), f"{START!r}", repr([START]), repr(vars(START).keys())):
+@pytest.mark.parametrize("message", [START, KEY], ids=["START", "KEY"])
+def test_the_key_is_in_no_repr_of_what_carries_it(message: Message) -> None:
+    for shown in (repr(message), str(message), f"{message!r}", repr([message])):
         assert "sk-secret" not in shown
-    assert "***" in repr(START)
+    assert "***" in repr(message)
+
+
+@pytest.mark.parametrize("payload", [b'{"api_key":["sk-secret"]}', b'{"api_key":"sk-secret"'])
+def test_the_key_is_in_no_error_about_what_should_carry_it(payload: bytes) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        Key.decode(payload)
+    assert "sk-secret" not in str(caught.value)
 
 
 def test_a_system_prompt_is_in_no_repr_of_a_call() -> None:
@@ -313,66 +329,3 @@ def test_credit_comes_back_as_it_went(amount: int) -> None:
 def test_credit_of_another_length_or_of_nothing_is_refused(payload: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="CREDIT"):
         decode_credit(payload)
-
-
-def test_a_send_window_counts_down_and_up() -> None:
-    window = SendWindow(100)
-    window.spend(60)
-    assert window.available == 40
-    window.grant(10)
-    assert window.available == 50
-
-
-def test_a_send_window_takes_credit_up_to_the_maximum_and_no_more() -> None:
-    window = SendWindow(1)
-    window.grant(MAX_CREDIT - 1)
-    assert window.available == MAX_CREDIT
-    with pytest.raises(RemoteProtocolError, match="credit"):
-        window.grant(1)
-    assert window.available == MAX_CREDIT
-
-
-def test_a_receive_window_takes_all_of_its_credit_and_not_a_byte_more() -> None:
-    window = ReceiveWindow(10)
-    window.receive(4)
-    window.receive(6)
-    window.receive(0)
-    with pytest.raises(RemoteProtocolError, match="credit"):
-        window.receive(1)
-
-
-def test_a_receive_window_hands_credit_back_at_half_and_may_be_filled_again() -> None:
-    window = ReceiveWindow(10)
-    assert not window.receive(4)
-    assert window.receive(1)
-    assert window.take_credit() == 5
-    assert window.take_credit() == 0
-    assert window.receive(10)
-    with pytest.raises(RemoteProtocolError):
-        window.receive(1)
-
-
-def test_a_window_of_one_byte_works() -> None:
-    window = ReceiveWindow(1)
-    assert not window.receive(0)
-    assert window.receive(1)
-    assert window.take_credit() == 1
-    assert window.receive(1)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 1000), st.lists(st.integers(1, 400), max_size=50))
-def test_a_sender_and_a_receiver_never_disagree_and_never_stall(
-    size: int, wanted: list[int]
-) -> None:
-    sender, receiver = SendWindow(size), ReceiveWindow(size)
-    for amount in wanted:
-        left = amount
-        while left:
-            piece = min(left, sender.available)
-            assert piece > 0, "stalled: all credit is with a receiver that does not hand it back"
-            sender.spend(piece)
-            left -= piece
-            if receiver.receive(piece):
-                sender.grant(receiver.take_credit())
-        assert 0 < sender.available <= size

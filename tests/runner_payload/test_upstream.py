@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,6 +27,7 @@ from tests.helpers.upstream import (
     Garbage,
     Headers,
     Raw,
+    Recorded,
     Script,
     ScriptedUpstream,
     Silence,
@@ -452,6 +454,22 @@ def test_the_sdks_retries_and_ours_are_two_together(names: list[str]) -> None:
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("allowed", [0, 1])
+@pytest.mark.parametrize("name", ["500", "cut behind the head"])
+def test_no_more_retries_are_taken_than_the_call_allows(name: str, allowed: int) -> None:
+    fault = BEFORE_THE_FIRST_DELTA[name]
+    asked, server = ask(*[fault] * (allowed + 1), OK, call=Call("m-1", retries=allowed))
+    assert asked.failure is not None
+    assert len(server.requests) == allowed + 1
+
+
+def test_more_retries_than_the_runner_takes_by_itself_are_not_taken() -> None:
+    fault = BEFORE_THE_FIRST_DELTA["500"]
+    asked, server = ask(*[fault] * 5, OK, call=Call("m-1", retries=5))
+    assert asked.failure is not None
+    assert len(server.requests) == 1 + MAX_RETRIES
+
+
 def test_a_refused_connection_is_named_with_its_base_url() -> None:
     async def scene() -> None:
         with refused_base_url() as base_url:
@@ -513,3 +531,96 @@ def test_a_retry_after_that_makes_no_sense_does_no_harm() -> None:
     asked, server = ask([Status(429, nonsense)], OK)
     assert asked.end == End("stop", 1)
     assert len(server.requests) == 2
+
+
+# --- Another key --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["500", "cut behind the head"])
+def test_a_renewed_key_is_for_calls_to_come_and_not_for_the_retries_of_those_under_way(
+    name: str,
+) -> None:
+    async def scene() -> None:
+        fault: Script = [WaitFor("renewed"), *BEFORE_THE_FIRST_DELTA[name]]
+        async with (
+            ScriptedUpstream(OK, queue=[fault]) as server,
+            client_of(server.base_url) as client,
+        ):
+            before = asyncio.create_task(stream(client))
+            await server.wait_for_requests(1)
+            client.renew_key("sk-renewed")
+            assert (await stream(client)).text == "fine"
+            server.open("renewed")
+            assert (await before).end == End("stop", 1)
+            keys = [request.headers["authorization"] for request in server.requests]
+            assert keys == [f"Bearer {KEY}", "Bearer sk-renewed", f"Bearer {KEY}"]
+
+    limited(scene)
+
+
+# --- Models -------------------------------------------------------------------------------------
+
+
+async def models(client: Upstream) -> Asked:
+    asked = Asked()
+    try:
+        asked.end = await client.models(asked.emit)
+    except UpstreamFailure as error:
+        asked.failure = error.failure
+    assert KEY not in str(asked.failure)
+    return asked
+
+
+def ask_models(server: ScriptedUpstream) -> Asked:
+    """What an upstream that answers GET /models by its script says."""
+    outcome: list[Asked] = []
+
+    async def scene() -> None:
+        async with server, client_of(server.base_url) as client:
+            outcome.append(await models(client))
+
+    limited(scene)
+    return outcome[0]
+
+
+def test_the_models_are_asked_for_with_the_key_and_their_body_is_passed_on() -> None:
+    server = ScriptedUpstream(models=["llama-3", "qwen-2"])
+    asked = ask_models(server)
+    assert asked.end == End()
+    assert [model["id"] for model in json.loads(asked.text)["data"]] == ["llama-3", "qwen-2"]
+    (request,) = server.requests
+    assert (request.method, request.path) == ("GET", "/v1/models")
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ([Status(401, message=f"no: {KEY}")], "upstream_auth"),
+        ([Status(404, message=f"no: {KEY}")], "upstream_not_found"),
+        ([Status(503, message=f"no: {KEY}")], "upstream_unavailable"),
+        ([Cut()], "upstream_unavailable"),
+        ([Headers(), Raw(b'{"data": ['), Cut()], "upstream_broken"),
+    ],
+)
+def test_models_that_cannot_be_had_fail_as_a_chat_does(script: Script, code: str) -> None:
+    asked = ask_models(ModelsUpstream(script))
+    assert asked.failure is not None
+    assert asked.failure.code == code
+
+
+def test_a_list_of_models_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "MAX_MODELS_BYTES", 1000)
+    server = ModelsUpstream([Headers(), *[Raw(b"x" * 600)] * 2, Silence()])
+    asked = ask_models(server)
+    assert asked.failure is not None
+    assert asked.failure.code == "upstream_broken"
+    assert server.requests[0].client_closed.is_set()
+
+
+class ModelsUpstream(ScriptedUpstream):
+    """One whose script answers whatever it is asked."""
+
+    def script_for(self, recorded: Recorded) -> Script:
+        assert not callable(self.script)
+        return self.script

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 
 import pytest
@@ -13,9 +14,11 @@ from llmrelay.errors import (
     RunnerFailed,
     RunnerLost,
     UpstreamRateLimited,
+    UpstreamUnavailable,
 )
 from llmrelay.runners.call import LinkCall
 from llmrelay.runners.link import MAX_UNSENT_BYTES, Link
+from llmrelay.secret import Secret
 from runner_payload.protocol import (
     DATA_BYTES,
     MARKER,
@@ -26,6 +29,7 @@ from runner_payload.protocol import (
     FrameType,
     GoAway,
     Hello,
+    Key,
     Start,
     encode_credit,
     encode_frame,
@@ -92,6 +96,41 @@ def test_the_key_goes_out_once_and_only_after_hello() -> None:
         runner.link.fail("over")
 
     asyncio.run(run())
+
+
+def test_a_renewed_key_goes_out_in_a_frame_of_its_own_unless_the_link_is_lost() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        runner.link.renew_key(Secret("sk-renewed"))
+        assert Key.decode((await runner.frame(FrameType.KEY)).payload) == Key("sk-renewed")
+        runner.link.fail("over")
+        runner.link.renew_key(Secret("sk-too-late"))
+        await asyncio.sleep(0)
+        assert not runner.received
+
+    play(scene)
+
+
+def test_whoever_opened_a_call_is_told_once_how_it_ended() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        told: dict[str, list[End | RelayError | None]] = defaultdict(list)
+        whole, failed, cancelled, lost = (
+            runner.link.open(CALL, RecordingSink(), told[name].append)
+            for name in ("whole", "failed", "cancelled", "lost")
+        )
+        runner.say(FrameType.END, End("stop"), whole.call_id)
+        runner.say(FrameType.ERROR, Failure("upstream_unavailable", "no"), failed.call_id)
+        cancelled.cancel()
+        assert not told["cancelled"], "its place is free only when the runner has confirmed"
+        runner.say(FrameType.END, End(), cancelled.call_id)
+        runner.link.fail("gone")
+        for call in (whole, failed, lost):
+            call.cancel()
+        assert told["whole"] == [End("stop")]
+        assert [type(ending) for ending in told["failed"]] == [UpstreamUnavailable]
+        assert told["cancelled"] == [None]
+        assert [type(ending) for ending in told["lost"]] == [RunnerLost]
+
+    play(scene)
 
 
 def test_calls_are_multiplexed_and_each_gets_its_own_deltas() -> None:
