@@ -96,6 +96,32 @@ def test_the_key_is_nowhere_while_it_serves_nor_after(tmp_path: Path) -> None:
         assert not processes_with_the_key()
 
 
+def test_a_renewed_key_is_nowhere_either(tmp_path: Path) -> None:
+    require_sshd()
+    with OpenSSHServer() as server, ScriptedUpstream().in_thread() as upstream:
+        file = tmp_path / "key"
+        file.write_text(KEY)
+        file.chmod(0o600)
+        options = [*runner_options(server), "--base-url", upstream.base_url]
+        options += ["--openai-key-file", str(file), "--log-level", "debug"]
+        with FrontEndProcess(options, {"OPENAI_API_KEY": "", "TMPDIR": str(tmp_path)}) as front_end:
+            assert front_end.chat()[0].status == 200
+            # The searches find it, too: it begins like the one before.
+            renewed = f"{KEY}-renewed"
+            file.write_text(renewed)
+            front_end.signal(signal.SIGHUP)
+            front_end.wait_for_log("reloaded: ")
+            upstream.upstream.queue.append([Status(400, message=f"the key was {renewed}")])
+            assert KEY.encode() not in front_end.chat()[1]
+            keys = [request.headers["authorization"] for request in upstream.requests]
+            assert keys == [f"Bearer {KEY}", f"Bearer {renewed}"]
+            assert not processes_with_the_key()
+            assert files_with_the_key(server.folder, tmp_path) == [file]
+            front_end.stop()
+            assert KEY not in front_end.log
+        assert KEY not in server.log
+
+
 # --- Core dumps ---------------------------------------------------------------------------------
 
 
