@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -125,7 +125,7 @@ class Pool:
             with contextlib.ExitStack() as undo:
                 undo.callback(self._over, member, None)
                 asked = replace(call, model=runner.spec.upstream_model(call.model))
-                if self.others(ask, tried):
+                if any(self._well(ask, tried)):
                     asked = replace(asked, retries=0)  # another runner is the better retry
                 if deadline_s is not None:
                     asked = replace(asked, timeout_s=max(_LEAST_S, deadline_s - self._now_s()))
@@ -138,12 +138,7 @@ class Pool:
 
     def others(self, ask: Ask, tried: Collection[str]) -> list[RunnerSpec]:
         """The runners beside those in `tried` that are well and for such calls, full or not."""
-        now_s = self._now_s()
-        return [
-            standing.spec
-            for standing in fitting(ask, self._standings(), tried)
-            if standing.breaker.allows(now_s)
-        ]
+        return [standing.spec for standing in self._well(ask, tried)]
 
     async def _place(self, ask: Ask, tried: Collection[str]) -> Member:
         """A place on a runner; it has to be given back."""
@@ -210,23 +205,25 @@ class Pool:
         standing = member.standing
 
         def suits(waiter: Waiter) -> bool:
+            ask, tried = waiter.ask, waiter.tried
             # One that was cancelled a moment ago is on its way out.
-            waits = not waiter.place.done() and standing.spec.name not in waiter.tried
-            return waits and waiter.ask.fits(standing.spec)
+            waits = not waiter.place.done() and standing.spec.name not in tried
+            if not waits or not ask.fits(standing.spec):
+                return False
+            # A runner that is out is left to a later call, unless there is no other for this one.
+            return standing.breaker.allows(self._now_s()) or not any(self._well(ask, tried))
 
         while self._queue and standing.ready and standing.has_room:
-            now_s = self._now_s()
-            # One that is out tries itself again with a new call, or with who waits for a well one.
-            if not standing.breaker.allows(now_s) and self._is_any_well(now_s):
-                return
             waiter = self._queue.pop(suits)
             if waiter is None:
                 return
-            standing.begin(now_s)
+            standing.begin(self._now_s())
             waiter.place.set_result(member)
 
-    def _is_any_well(self, now_s: float) -> bool:
-        return any(s.ready and s.breaker.allows(now_s) for s in self._standings())
+    def _well(self, ask: Ask, tried: Collection[str]) -> Iterator[Standing]:
+        """The ready runners for such calls, beside those in `tried`, that may have one."""
+        now_s = self._now_s()
+        return (s for s in fitting(ask, self._standings(), tried) if s.breaker.allows(now_s))
 
     def _leave(self, waiter: Waiter) -> None:
         """Whoever waited is gone; should a place have come this moment, it is passed on."""

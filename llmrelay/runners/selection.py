@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 
 from .spec import RunnerSpec
 from .standing import Standing
 
 # Among more runners than this the better of two random ones is taken: nearly as even as the best of
-# all (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), and it costs
-# the same however many there are.
+# all (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), and for a
+# fraction of the cost. Some are picked in vain: full, out, or for other calls.
 MANY = 16
 _PICKS = 12
 
@@ -64,11 +65,14 @@ def choose(
         tried: names of runners that have failed this call.
     """
     if len(standings) > MANY and not ask.conversation:
-        picked = random.sample(standings, _PICKS)
-        two = [s for s in fitting(ask, picked, tried) if s.has_room and s.breaker.allows(now_s)]
-        if len(two) >= 2:
-            return min(two[:2], key=lambda each: each.cost(now_s))
-    ready = fitting(ask, standings, tried)
+        # As often as its weight says: one with half of all weight could not get its half otherwise.
+        weights = [standing.spec.weight for standing in standings]
+        picked = dict.fromkeys(random.choices(standings, weights, k=_PICKS))
+        free = (s for s in fitting(ask, picked, tried) if s.has_room and s.breaker.allows(now_s))
+        two = list(islice(free, 2))
+        if len(two) == 2:
+            return min(two, key=lambda each: each.cost(now_s))
+    ready = list(fitting(ask, standings, tried))
     candidates = [standing for standing in ready if standing.breaker.allows(now_s)] or ready
     if ask.conversation:
         return _by_affinity(ask.conversation, candidates)
@@ -79,20 +83,19 @@ def choose(
     )
 
 
-def fitting(ask: Ask, standings: Iterable[Standing], tried: Collection[str]) -> list[Standing]:
+def fitting(ask: Ask, standings: Iterable[Standing], tried: Collection[str]) -> Iterator[Standing]:
     """The ready runners that are for such a call and have not failed it, full or not."""
-    return [s for s in standings if s.ready and s.spec.name not in tried and ask.fits(s.spec)]
+    return (s for s in standings if s.ready and s.spec.name not in tried and ask.fits(s.spec))
 
 
 def _by_affinity(conversation: bytes, candidates: Sequence[Standing]) -> Standing | None:
     """The first in the conversation's own order that has a place and not more than its share."""
+    free = [standing for standing in candidates if standing.has_room]
     calls = sum(standing.in_flight for standing in candidates) + 1
     weights = sum(standing.spec.weight for standing in candidates)
-    for standing in sorted(candidates, key=lambda each: _rank(conversation, each), reverse=True):
-        share = calls * standing.spec.weight / weights
-        if standing.in_flight < math.ceil(_BOUND * share) and standing.has_room:
-            return standing
-    return None
+    within = [s for s in free if s.in_flight < math.ceil(_BOUND * calls * s.spec.weight / weights)]
+    # Where those within their share are full, the bound would leave places free and calls waiting.
+    return max(within or free, key=lambda each: _rank(conversation, each), default=None)
 
 
 def _rank(conversation: bytes, standing: Standing) -> float:
@@ -101,7 +104,8 @@ def _rank(conversation: bytes, standing: Standing) -> float:
     Thaler, Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; the logarithm
     makes a runner first as often as its weight says.
     """
-    name = standing.spec.name.encode()
-    digest = blake2b(name, digest_size=8, key=conversation).digest()
-    fraction = (int.from_bytes(digest, "big") + 0.5) / 2**64
+    # Not keyed: that would hash a block more, for each runner there is.
+    digest = blake2b(conversation + standing.spec.name.encode(), digest_size=8).digest()
+    # Of 52 bits, so that no fraction is rounded to 1, whose logarithm is 0.
+    fraction = ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52
     return -standing.spec.weight / math.log(fraction)

@@ -7,8 +7,10 @@ inventory's format nor SSH.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from pathlib import Path
 
 from ..values import HostAddress
@@ -75,10 +77,16 @@ class RunnerSpec:
 
     def serves(self, model: str) -> bool:
         """Whether a call for `model` may come here."""
-        if not self.models or any(model == asked for asked, _ in self.model_map):
+        if not self.models or _any_of(self.models).match(model):
             return True
-        return any(fnmatchcase(model, pattern) for pattern in self.models)
+        return any(model == asked for asked, _ in self.model_map)
 
     def upstream_model(self, model: str) -> str:
         """What upstream calls the model that a client asked for."""
         return dict(self.model_map).get(model, model)
+
+
+@lru_cache(maxsize=1024)  # by what the inventory says, never by what clients ask for
+def _any_of(globs: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches what one of the globs does. Every runner is asked for every call: so, compiled."""
+    return re.compile("|".join(map(translate, globs)))

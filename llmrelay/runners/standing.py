@@ -19,6 +19,7 @@ from ..errors import (
     UpstreamBroken,
     UpstreamErrorEvent,
     UpstreamIncomplete,
+    UpstreamRateLimited,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
@@ -31,8 +32,12 @@ _FAILURE = 0.7
 _RECOVERY_S = 15.0
 _SUCCESS = 0.2
 _LEAST = 0.01
+# From here on it did well: where few calls come, each goes to one of the best, and the last trace
+# of a failure would keep a runner without any for a quarter of an hour.
+_WELL = 0.95
 
-# Errors that are a runner's or its upstream's own, and not the request's or the quota's.
+# Errors that are a runner's or its upstream's own, and not the request's. A quota that is used up
+# is one: it refuses at once, and would draw all calls to where none is answered.
 _FAILURES = (
     RunnerFailed,
     RunnerLost,
@@ -40,6 +45,7 @@ _FAILURES = (
     UpstreamBroken,
     UpstreamErrorEvent,
     UpstreamIncomplete,
+    UpstreamRateLimited,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
@@ -93,6 +99,8 @@ class Standing:
         missing = 1 - self._success
         if missing:
             missing *= 0.5 ** ((now_s - self._success_at_s) / _RECOVERY_S)
+        if missing <= 1 - _WELL:
+            return 1.0
         return max(_LEAST, 1 - missing)
 
     def begin(self, now_s: float) -> None:

@@ -321,3 +321,19 @@ def test_retry_after_is_as_long_as_the_queue_takes() -> None:
         assert refused.value.retry_after_s == 3.0
 
     asyncio.run(scene())
+
+
+def test_who_waits_for_a_group_of_failing_runners_is_served_though_other_groups_are_well() -> None:
+    async def scene() -> None:
+        bad = PlayedRunner("bad", FAILURES, groups=frozenset({"g"}))
+        pool = pool_of(bad, PlayedRunner("good", 1), queue_length=10)
+        ask = Ask("m", "g")
+        for _ in range(FAILURES):
+            await opened(pool, ask)
+        waiting = [await opening(pool, ask) for _ in range(FAILURES)]
+        for end in bad.ends.copy():
+            end(UpstreamUnavailable("refused"))
+        assert pool.queued == 0
+        assert [await task for task in waiting] == ["bad"] * FAILURES
+
+    asyncio.run(scene())
