@@ -1,15 +1,19 @@
-"""`scripts/chaos`: runs a scenario and prints its figures; Ctrl-C leaves nothing behind."""
+"""`scripts/chaos`: runs a scenario and prints its figures; a signal leaves nothing behind."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+from types import FrameType
 
 from . import day, scenes
 
 
 def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     parser.add_argument("scenario", choices=["faults", "start", "reload", "refusing"])
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (default: 1)")
@@ -33,6 +37,13 @@ def main() -> int:
         for name, figure in figures.items():
             print(f"{name:55} {figure}")
     return 0
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Ends by way of every context that has something to take down; a second signal waits."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

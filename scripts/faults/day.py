@@ -1,142 +1,153 @@
-"""`scripts/chaos faults`: a seeded script of faults under a steady load, and what came of it."""
+"""`scripts/chaos faults`: plan.py's script of faults under a steady load, and what came of it."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .front_end import FrontEnd, serving
 from .hosts import Host, Hosts
-from .load import Load, Result, counted
+from .load import ENDINGS, Load, Result, counted
+from .plan import BEHIND_BASTION, ON_THE_BASTION, RUNNERS, Planned, plan
 
 AT_ONCE = 100
-RUNNERS = ("a", "b", "c", "d")
-# Between the begins of two faults, in seconds.
-GAPS_S = (5.0, 12.0)
-# What a fault lasts; a runner that is silent is lost after eight seconds, so some are not noticed.
-LASTS_S = (4.0, 15.0)
-# So many hosts may be broken at once: the others can bear the load.
-BROKEN_AT_ONCE = 2
+# Load alone, before the first fault and after the last.
+CALM_S = 5.0
 # Until a host that was mended has to serve again: the longest pause between attempts, and a start.
 BACK_S = 90.0
-# A call that ends so long after its runner was mended still was the fault's.
+# The loss of a runner that was silent may still come so long after it was mended.
 AFTER_S = 12.0
+# A call that is cut and the line about its runner's loss are as near as this.
+NEAR_S = 1.0
 
 
 @dataclass
 class Fault:
-    """Something that was done to a host."""
+    """Something that was done to a host; times are those of the clock, in seconds.
+
+    Attributes:
+        lost_at_s: when the front-end's log says that the runner, or its jump host, is lost.
+        back_s: how long after it was mended the runner served again.
+    """
 
     kind: str
     runner: str
     at_s: float
     mended_at_s: float = 0.0
-    noticed_s: float | None = None
+    lost_at_s: float | None = None
     back_s: float | None = None
+
+    @property
+    def severs(self) -> bool:
+        """Whether the runner may be lost by it, and answers cut."""
+        return not self.kind.startswith("upstream")
+
+
+def do(kind: str, host: Host) -> None:
+    """Begins a fault."""
+    match kind.removeprefix("bastion's "):
+        case "runner killed":
+            host.signal_runners(signal.SIGKILL)
+        case "runner stopped":
+            host.signal_runners(signal.SIGSTOP)
+        case "sshd killed":
+            host.kill_sshd()
+        case "blackhole":
+            host.pull_cable()
+        case upstream:
+            host.set_mode(upstream.removeprefix("upstream "))
+
+
+def mend(kind: str, host: Host) -> None:
+    """Ends a fault."""
+    match kind.removeprefix("bastion's "):
+        case "runner killed":
+            pass
+        case "runner stopped":
+            host.signal_runners(signal.SIGCONT)
+        case "sshd killed":
+            host.start_sshd()
+        case "blackhole":
+            host.plug_in()
+        case _:
+            host.set_mode("well")
 
 
 @dataclass
 class Day:
-    """The faults, and how each is done and mended."""
+    """The faults as they were done."""
 
     hosts: Hosts
     front_end: FrontEnd
-    random: random.Random
     faults: list[Fault] = field(default_factory=list)
-    broken: set[str] = field(default_factory=set)
 
-    def kinds(self) -> dict[str, Callable[[Host], tuple[Callable[[], None], Callable[[], None]]]]:
-        """How each kind of fault is done to a host, and mended."""
+    async def run(self, script: list[Planned]) -> None:
+        """Every fault at its time, or once its runner has come back from the one before."""
+        begun_at_s = time.time()
+        one_at_a_time = {name: asyncio.Lock() for name in RUNNERS}
 
-        def mode(name: str) -> Callable[[Host], tuple[Callable[[], None], Callable[[], None]]]:
-            return lambda host: (lambda: host.set_mode(name), lambda: host.set_mode("well"))
+        async def inflict(planned: Planned) -> None:
+            await asyncio.sleep(begun_at_s + planned.at_s - time.time())
+            async with one_at_a_time[planned.runner]:
+                await self._inflict(planned)
 
-        return {
-            "runner killed": lambda host: (
-                lambda: host.signal_runners(signal.SIGKILL),
-                lambda: None,
-            ),
-            "runner stopped": lambda host: (
-                lambda: host.signal_runners(signal.SIGSTOP),
-                lambda: host.signal_runners(signal.SIGCONT),
-            ),
-            "sshd killed": lambda host: (host.kill_sshd, host.start_sshd),
-            "blackhole": lambda host: (host.pull_cable, host.plug_in),
-            "upstream refuses": mode("refuse"),
-            "upstream slow": mode("slow"),
-            "upstream flaps": mode("flap"),
-        }
+        async with asyncio.TaskGroup() as group:
+            for planned in script:
+                group.create_task(inflict(planned))
 
-    async def inflict(self, kind: str, runner: str, host: Host) -> None:
+    async def _inflict(self, planned: Planned) -> None:
         """One fault, from its begin until the runner serves again."""
-        do, mend = self.kinds()[kind.removeprefix("bastion: ")](host)
-        fault = Fault(kind, runner, time.time())
+        kind = planned.kind
+        host = self.hosts["bastion" if kind in ON_THE_BASTION else planned.runner]
+        fault = Fault(kind, planned.runner, time.time())
         self.faults.append(fault)
-        self.broken.add(runner)
-        await asyncio.to_thread(do)
-        if kind != "runner killed":
-            await asyncio.sleep(self.random.uniform(*LASTS_S))
+        await asyncio.to_thread(do, kind, host)
+        await asyncio.sleep(planned.lasts_s)
         mending_at_s = time.time()
-        await asyncio.to_thread(mend)
+        await asyncio.to_thread(mend, kind, host)
         fault.mended_at_s = time.time()
-        lost = f"jump host {host.name} is lost" if host.name == "bastion" else f"{runner} is lost"
-        if not kind.startswith("upstream"):
-            noticed_at_s = await self._logged(lost, fault.at_s, AFTER_S)
-            if noticed_at_s is not None:
-                fault.noticed_s = noticed_at_s - fault.at_s
-                back_at_s = await self._logged(f"{runner} is ready", noticed_at_s, BACK_S)
-                fault.back_s = BACK_S if back_at_s is None else back_at_s - mending_at_s
-        self.broken.discard(runner)
+        if fault.severs:
+            fault.lost_at_s = await self._logged(losses_of(fault.runner), fault.at_s, AFTER_S)
+        if fault.lost_at_s is not None:
+            back_at_s = await self._logged((f"{fault.runner} is ready",), fault.lost_at_s, BACK_S)
+            # One that was only stopped may have a successor before it goes on.
+            fault.back_s = BACK_S if back_at_s is None else max(0.0, back_at_s - mending_at_s)
 
-    async def _logged(self, text: str, since_s: float, limit_s: float) -> float | None:
+    async def _logged(self, texts: tuple[str, ...], since_s: float, limit_s: float) -> float | None:
         deadline = time.time() + limit_s
         while time.time() < deadline:
-            found = self.front_end.wait_for(text, since_s, 0)
-            if found is not None:
+            if (found := self.front_end.said(texts, since_s)) is not None:
                 return found
             await asyncio.sleep(0.1)
         return None
 
-    async def run(self, seconds: float) -> None:
-        """Faults, one after the other and two at a time, for so long."""
-        end_s = time.time() + seconds
-        async with asyncio.TaskGroup() as group:
-            while time.time() < end_s:
-                whole = [name for name in RUNNERS if name not in self.broken]
-                if len(self.broken) < BROKEN_AT_ONCE:
-                    runner = self.random.choice(whole)
-                    kind = self.random.choice(list(self.kinds()))
-                    host = self.hosts[runner]
-                    if runner == "d" and self.random.random() < 0.5:  # its jump host is
-                        kind = f"bastion: {self.random.choice(['sshd killed', 'blackhole'])}"
-                        host = self.hosts["bastion"]
-                    group.create_task(self.inflict(kind, runner, host))
-                await asyncio.sleep(self.random.uniform(*GAPS_S))
+
+def losses_of(runner: str) -> tuple[str, ...]:
+    """How a line of the log begins that says that a runner is lost."""
+    own = f"{runner} is lost"
+    return (own, "jump host bastion is lost") if runner == BEHIND_BASTION else (own,)
 
 
 def run(minutes: float, seed: int) -> dict[str, Any]:
     """The whole of it; the figures."""
     names = ["a", "b", "c", "bastion", "d"]
-    with Hosts(names, behind={"d": "bastion"}) as hosts:
+    with Hosts(names, behind={BEHIND_BASTION: "bastion"}) as hosts:
         inventory = hosts.folder / "hosts.ini"
         inventory.write_text("\n".join(hosts.line(name) for name in RUNNERS) + "\n")
         options = ["--inventory", str(inventory), "--known-hosts", str(hosts.known_hosts)]
         options += ["--ssh-config", str(hosts.ssh_config)]
         with serving(options, hosts.folder) as front_end:
             front_end.wait_until_ready()
-            begun_s = front_end.begun_at_s
             for name in RUNNERS:
-                assert front_end.wait_for(f"{name} is ready", begun_s, 30) is not None, name
+                front_end.wait_for(f"{name} is ready", 30)
             descriptors = front_end.descriptors
-            day = Day(hosts, front_end, random.Random(seed))
-            results = asyncio.run(_loaded(day, front_end.port, minutes * 60))
-            for name in RUNNERS:
-                hosts[name].set_mode("well")
+            day = Day(hosts, front_end)
+            script = plan(minutes * 60 - 2 * CALM_S, seed)
+            results = asyncio.run(_loaded(day, script, front_end.port))
             figures = _figures(day, results)
             figures["descriptors before and after"] = [descriptors, front_end.descriptors]
             runners = {name: len(hosts[name].runners()) for name in RUNNERS}
@@ -153,15 +164,15 @@ def run(minutes: float, seed: int) -> dict[str, Any]:
     return figures
 
 
-async def _loaded(day: Day, port: int, seconds: float) -> list[Result]:
+async def _loaded(day: Day, script: list[Planned], port: int) -> list[Result]:
     """The faults under load, and the load's results."""
     load = Load(port, AT_ONCE)
-    loading = asyncio.create_task(load.run())
-    await asyncio.sleep(5)
-    await day.run(seconds - 10)
-    await asyncio.sleep(5)
-    load.stop()
-    await loading
+    async with asyncio.TaskGroup() as group:
+        group.create_task(load.run())
+        await asyncio.sleep(CALM_S)
+        await day.run(script)
+        await asyncio.sleep(CALM_S)
+        load.stop()
     return load.results
 
 
@@ -172,44 +183,55 @@ def _figures(day: Day, results: list[Result]) -> dict[str, Any]:
         line = lines.get(result.request_id, {})
         result.runner, result.failed_on = line.get("runner", ""), line.get("failed", "")
     cut = [result for result in results if result.ended == "cut"]
-    noticed = [fault for fault in day.faults if fault.noticed_s is not None]
+    failed = [result for result in results if result.ended == "failed"]
+    ended = counted(results, lambda each: each.ended)
     return {
         "calls": len(results),
-        "ended": dict(counted(results, lambda each: each.ended)),
+        "ended": {ending: ended[ending] for ending in ENDINGS},
         "retried": sum(bool(each.failed_on) for each in results),
         "retried and whole": sum(
             each.ended == "whole" and bool(each.failed_on) for each in results
         ),
-        "cut on a runner that was broken then": sum(_explained(day, each) for each in cut),
+        "cut as their runner was lost": sum(_explained(day, each) for each in cut),
         "cut otherwise": [vars(each) for each in cut if not _explained(day, each)],
-        "failed": dict(
-            counted(
-                [each for each in results if each.ended == "failed"],
-                lambda each: f"{each.status} {each.detail}",
-            )
+        "failed": dict(counted(failed, lambda each: f"{each.status} {each.detail}")),
+        "faults, and how many of them lost a runner": _kinds(day.faults),
+        "longest until noticed, s": _longest(
+            (fault.kind, fault.lost_at_s - fault.at_s)
+            for fault in day.faults
+            if fault.lost_at_s is not None
         ),
-        "faults": dict(sorted(_kinds(day.faults).items())),
-        "longest until noticed, s": _longest(noticed, "noticed_s"),
-        "longest until it served again after it was mended, s": _longest(noticed, "back_s"),
+        "longest until it served again after it was mended, s": _longest(
+            (fault.kind, fault.back_s) for fault in day.faults if fault.back_s is not None
+        ),
     }
 
 
 def _explained(day: Day, result: Result) -> bool:
-    """Whether the runner that a call was cut on was broken then."""
-    return any(
-        fault.runner == result.runner
-        and fault.at_s - 1 <= result.ended_at_s <= (fault.mended_at_s or time.time()) + AFTER_S
+    """Whether a call was cut as its runner was lost, and that while something was done to it."""
+    broken = any(
+        fault.severs
+        and fault.runner == result.runner
+        and fault.at_s <= result.ended_at_s <= fault.mended_at_s + AFTER_S
         for fault in day.faults
     )
+    since_s = result.ended_at_s - NEAR_S
+    lost_at_s = day.front_end.said(losses_of(result.runner), since_s)
+    return broken and lost_at_s is not None and lost_at_s <= result.ended_at_s + NEAR_S
 
 
-def _kinds(faults: list[Fault]) -> dict[str, int]:
-    return {kind: sum(f.kind == kind for f in faults) for kind in {f.kind for f in faults}}
+def _kinds(faults: list[Fault]) -> dict[str, str]:
+    kinds = sorted({fault.kind for fault in faults})
+    of_kind = {kind: [fault for fault in faults if fault.kind == kind] for kind in kinds}
+    return {
+        kind: f"{len(those)}, {sum(fault.lost_at_s is not None for fault in those)}"
+        for kind, those in of_kind.items()
+    }
 
 
-def _longest(faults: list[Fault], what: str) -> dict[str, float]:
+def _longest(times: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Of each kind of fault."""
     longest: dict[str, float] = {}
-    for fault in faults:
-        longest[fault.kind] = max(longest.get(fault.kind, 0.0), round(getattr(fault, what), 1))
+    for kind, time_s in times:
+        longest[kind] = max(longest.get(kind, 0.0), round(time_s, 1))
     return longest

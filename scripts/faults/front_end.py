@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -27,48 +28,47 @@ class FrontEnd:
         self.lines: list[Line] = []
         self.begun_at_s = time.time()
         self._log = (folder / "front-end.log").open("w+b")
+        self._read_to = 0
         self._rest = b""
         command = [sys.executable, "-m", "llmrelay", "serve", "--port", "0", *options]
         self.process = subprocess.Popen(
             [*command, "--log-format", "json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True,
-            env={**os.environ, "OPENAI_API_KEY": "sk-chaos"},
+            env={**os.environ, "OPENAI_API_KEY": "sk-chaos"}, start_new_session=True,
         )  # fmt: skip
 
     def wait_until_ready(self) -> float:
         """Reads the line with the address; how long that took, in seconds."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        begun, _, _ = select.select([self.process.stdout], [], [], START_S)
+        line = self.process.stdout.readline() if begun else ""
         if "llmrelay is ready on" not in line:
             raise RuntimeError(f"the front-end is not ready:\n{self._said()}")
         self.port = int(line.split()[4].rpartition(":")[2])
         return time.time() - self.begun_at_s
 
-    def follow(self) -> list[Line]:
-        """What the log says that it did not say before."""
-        self._rest += self._log_bytes()
-        *whole, self._rest = self._rest.split(b"\n")
-        new = [_parsed(line) for line in whole]
-        self.lines += new
-        return new
-
-    def _log_bytes(self) -> bytes:
+    def follow(self) -> None:
+        """Reads what the log says that it did not say before."""
         # The process writes at a place of its own; ours is where we have read to.
-        self._read_to = getattr(self, "_read_to", 0)
         data = os.pread(self._log.fileno(), 100_000_000, self._read_to)
         self._read_to += len(data)
-        return data
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        self.lines += [_parsed(line) for line in whole]
 
-    def wait_for(self, text: str, since_s: float, limit_s: float) -> float | None:
+    def said(self, texts: tuple[str, ...], since_s: float) -> float | None:
         """When a message that begins so was logged, after `since_s`; None if it was not."""
+        self.follow()
+        for line in self.lines:
+            if line["at_s"] >= since_s and line["message"].startswith(texts):
+                return float(line["at_s"])
+        return None
+
+    def wait_for(self, text: str, limit_s: float) -> None:
+        """Returns once a message begins so."""
         deadline = time.time() + limit_s
-        while True:
-            self.follow()
-            for line in self.lines:
-                if line["at_s"] >= since_s and line["message"].startswith(text):
-                    return float(line["at_s"])
+        while self.said((text,), self.begun_at_s) is None:
             if time.time() > deadline:
-                return None
+                raise RuntimeError(f"no {text!r} in the front-end's log:\n{self._said()}")
             time.sleep(0.05)
 
     @property

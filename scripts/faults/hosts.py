@@ -1,8 +1,9 @@
 """Hosts in network namespaces: an sshd, an upstream and a cable each, that can all be pulled out.
 
 `with Hosts(["a", "b"], behind={"d": "bastion"}) as hosts:` has a namespace for each name, with a
-cable to ours; d's goes to bastion's instead. Whatever happens, nothing of it is left: no process,
-no namespace, no file. Linux and root only.
+cable to ours; d's goes to bastion's instead. Ours is one that scripts/chaos has made: neither the
+machine's own network nor another run is met there. Whatever happens, nothing of it is left: no
+process, no namespace, no file. Linux and root only.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ class Host:
         return subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, *command],
             stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
 
     def end(self) -> None:
@@ -159,6 +161,8 @@ class Hosts:
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
             raise SystemExit("Network namespaces take root.")
+        # Ours is one, too (scripts/chaos), and new.
+        run("ip", "link", "set", "lo", "up")
         with contextlib.ExitStack() as cleanup:
             self.folder = Path(tempfile.mkdtemp(prefix="llmrelay-chaos-"))
             cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)

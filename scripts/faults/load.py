@@ -7,6 +7,7 @@ Every call has a name of its own, which upstream repeats with each delta: a whol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,13 +21,17 @@ HUNG_S = 60.0
 PAUSE_S = 0.5
 
 
+# A call is whole; cut, after its first byte; failed, with a status before it; lost, without any
+# response; hung, over the limit; or wrong, a text that is not its own or not in its order.
+ENDINGS = ("whole", "cut", "failed", "lost", "hung", "wrong")
+
+
 @dataclass
 class Result:
     """How one call went.
 
     Attributes:
-        ended: whole, cut, failed (a status before the first byte), wrong, hung or lost (no
-            response at all).
+        ended: one of ENDINGS.
         runner: which had it last, from the access log.
     """
 
@@ -64,12 +69,13 @@ class Load:
     async def _client(self) -> None:
         while not self._stop.is_set():
             self._count += 1
-            result = await self._call(f"call{self._count}")
+            result = await self.call(f"call{self._count}")
             self.results.append(result)
             if result.ended != "whole":
                 await asyncio.sleep(PAUSE_S)
 
-    async def _call(self, name: str) -> Result:
+    async def call(self, name: str) -> Result:
+        """One call, whose prompt is its name."""
         begun_at_s = time.time()
         ended, status, request_id, detail = "hung", 0, "", ""
         try:
@@ -88,7 +94,11 @@ class Load:
                 b"POST /chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
                 b"Content-Length: %d\r\n\r\n%b" % (len(name), name.encode())
             )
-            answer = await reader.read(-1)
+            answer = b""
+            # A reset ends an answer as well as an end does; what came before it counts.
+            with contextlib.suppress(ConnectionResetError):
+                while data := await reader.read(65536):
+                    answer += data
         finally:
             writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")

@@ -108,8 +108,8 @@ def reload(minutes: float, seed: int) -> dict[str, Any]:
             return {
                 "reloads": reloads,
                 "taken up": sum(each.startswith("reloaded: ") for each in said),
-                "hosts added, removed, changed": [
-                    sum(each.count(what) for each in said if each.startswith("reloaded"))
+                "of which some added, removed, changed hosts": [
+                    sum(what in each for each in said if each.startswith("reloaded: "))
                     for what in ("added", "removed", "changed")
                 ],
                 **_ended(results),
@@ -126,7 +126,7 @@ def refusing(minutes: float) -> dict[str, Any]:
         with serving(_options(hosts, inventory), hosts.folder) as front_end:
             front_end.wait_until_ready()
             for name in names:
-                front_end.wait_for(f"{name} is ready", front_end.begun_at_s, 30)
+                front_end.wait_for(f"{name} is ready", 30)
             hosts["a"].set_mode("refuse")
             results = asyncio.run(_under_load(front_end, lambda load: asyncio.sleep(minutes * 60)))
             asked = {name: hosts[name].requests for name in names}
