@@ -20,7 +20,7 @@ import pytest
 
 from tests.helpers.answers import read_until
 from tests.helpers.fleet import Fleet, Host, blackhole
-from tests.helpers.front_end import FrontEndProcess, run_serve
+from tests.helpers.front_end import ROOT, FrontEndProcess, run_serve
 from tests.helpers.openssh import descendants_of, processes_matching, require_sshd
 from tests.helpers.upstream import Cut, Delta, Script, Status, WaitFor, answer
 
@@ -325,3 +325,24 @@ def test_where_no_runner_can_be_started_it_says_why_for_each(fleet: Fleet) -> No
     assert "None of the 2 runners could be started." in said
     assert "\n  a: The host key of" in said
     assert "\n  b: There is no /no/python on b" in said
+
+
+def test_the_example_at_the_top_is_served_from(fleet: Fleet) -> None:
+    """Its names lead to a host of ours, but for those that log in as somebody who is not there."""
+    a, *_ = fleet.hosts
+    config = fleet.folder / "example_ssh_config"
+    config.write_text(
+        f"Host *.example.com 192.0.2.*\n  HostName {a.server.host}\n  Port {a.server.port}\n"
+        f"  User {a.server.user}\n  IdentityFile {a.server.identity}\n  IdentitiesOnly yes\n"
+    )
+    options = ["--inventory", str(ROOT / "inventory.ini"), "--ssh-config", str(config)]
+    options += ["--known-hosts", str(fleet.known_hosts), "--base-url", a.upstream.base_url]
+    with FrontEndProcess([*options, "--remote-python", sys.executable]) as front_end:
+        wait_until_ready(front_end, "egress", "workstation")
+        front_end.wait_for_log("gpu04.example.com is lost: ")
+        states = {name: each["state"] for name, each in health(front_end)["runners"].items()}
+        assert len(states) == 8
+        assert states["egress"] == states["workstation"] == "ready"
+        assert ask(front_end, 5, "?group=cloud") == {"a": 5}
+        assert front_end.chat("hi", "?group=cloud&model=llama-3")[0].status == 404
+        assert front_end.chat("hi", "?group=inference&model=gpt-4o")[0].status == 503

@@ -15,6 +15,7 @@ import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv6Address, IPv6Network
 from typing import Final
 
 from .events import Request
@@ -92,8 +93,16 @@ class Exchange:
 
     @property
     def asker(self) -> str:
-        """Whose request it is, among those who get the same share: a token's, or an address's."""
-        return f"address {self.client_address}" if self.token is None else f"token {self.token}"
+        """Whose request it is, among those who get the same share: a token's, or an address's.
+
+        An IPv6 address stands for its /64, of which a host has as many as it likes (RFC 6177).
+        """
+        if self.token is not None:
+            return f"token {self.token}"
+        address = self.client_address
+        if isinstance(address, IPv6Address):
+            return f"network {IPv6Network((address, 64), strict=False)}"
+        return f"address {address}"
 
     # --- The request's body -----------------------------------------------------------------
 
