@@ -59,11 +59,14 @@ class Inventory:
     Attributes:
         groups: by name.
         hosts: each host's own variables, by the host's name.
+
+    It is filled, then settled once, and read after that.
     """
 
     def __init__(self) -> None:
         self.groups = {ALL: Group(ALL), UNGROUPED: Group(UNGROUPED)}
         self.hosts: dict[str, dict[str, Variable]] = {}
+        self._groups_of: dict[str, tuple[Group, ...]] = {}
         self.add_child(ALL, UNGROUPED)
 
     # --- Filling it -----------------------------------------------------------------------------
@@ -93,15 +96,18 @@ class Inventory:
         for name in self.groups:
             if name != ALL and name not in children:
                 self.add_child(ALL, name)
+        lineages = self._lineages()
+        written = self._written_in()
         ungrouped = self.groups[UNGROUPED].hosts
         for host in list(self.hosts):
-            if {group.name for group in self.groups_of(host)} <= {ALL, UNGROUPED}:
+            if {name for each in written[host] for name in lineages[each]} <= {ALL, UNGROUPED}:
                 ungrouped.setdefault(host)
                 continue
             ungrouped.pop(host, None)
-            if not any(host in group.hosts for group in self.groups.values()):
+            if written[host] == {UNGROUPED}:
                 # As Ansible has it, who is in a group as being in none, is nowhere.
                 del self.hosts[host]
+        self._rank(lineages)
 
     def limit(self, hosts: set[str]) -> None:
         """Leaves `hosts`, and the groups that they are in."""
@@ -113,27 +119,22 @@ class Inventory:
 
     def descendants(self, name: str) -> Iterator[str]:
         """The groups within a group, itself not; each once."""
-        seen = {name: None}
+        seen = {name}
         below = [name]
         for each in below:
-            below += [child for child in self.groups[each].children if child not in seen]
-            seen |= dict.fromkeys(below)
-        yield from list(seen)[1:]
+            new = [child for child in self.groups[each].children if child not in seen]
+            below += new
+            seen.update(new)
+        yield from below[1:]
 
     def hosts_of(self, name: str) -> list[str]:
         """The hosts in a group and in those within it, its own first."""
         within = (self.groups[each].hosts for each in (name, *self.descendants(name)))
         return list(dict.fromkeys(host for hosts in within for host in hosts))
 
-    def groups_of(self, host: str) -> list[Group]:
+    def groups_of(self, host: str) -> tuple[Group, ...]:
         """The groups that a host is in, itself or by a child: those first whose variables yield."""
-        depths = self._depths()
-        within = {group.name for group in self.groups.values() if host in group.hosts} | {ALL}
-        for name in self.groups:
-            if within.intersection(self.descendants(name)):
-                within.add(name)
-        ranked = [self.groups[name] for name in within]
-        return sorted(ranked, key=lambda each: (depths[each.name], each.priority, each.name))
+        return self._groups_of[host]
 
     def variables_of(self, host: str) -> dict[str, Variable]:
         """A host's variables, its groups' included."""
@@ -141,6 +142,38 @@ class Inventory:
         for group in self.groups_of(host):
             merged |= group.variables
         return merged | self.hosts[host]
+
+    # --- Settling it: each once, as there may be many hosts in many groups -----------------------
+
+    def _lineages(self) -> dict[str, set[str]]:
+        """Each group, and those that it is within."""
+        lineages = {name: {name, ALL} for name in self.groups}
+        for name in self.groups:
+            for below in self.descendants(name):
+                lineages[below].add(name)
+        return lineages
+
+    def _written_in(self) -> dict[str, set[str]]:
+        """Each host, and the groups that it is in by itself."""
+        written: dict[str, set[str]] = {host: set() for host in self.hosts}
+        for group in self.groups.values():
+            for host in group.hosts:
+                written[host].add(group.name)
+        return written
+
+    def _rank(self, lineages: dict[str, set[str]]) -> None:
+        depths = self._depths()
+        by_rank = sorted(
+            self.groups.values(), key=lambda each: (depths[each.name], each.priority, each.name)
+        )
+        # Most hosts are in the same groups as others.
+        ranked: dict[frozenset[str], tuple[Group, ...]] = {}
+        for host, names in self._written_in().items():
+            same = frozenset(names)
+            if same not in ranked:
+                within = {name for each in same for name in lineages[each]}
+                ranked[same] = tuple(group for group in by_rank if group.name in within)
+            self._groups_of[host] = ranked[same]
 
     def _depths(self) -> dict[str, int]:
         """How far each group is from "all", by the longest way."""
