@@ -13,7 +13,7 @@ import re
 import shlex
 import warnings
 
-from .hosts import expand
+from .hosts import MAX_HOSTS, expand
 from .model import UNGROUPED, Inventory, Origin, RecursiveGroup, Variable
 
 _SECTION = re.compile(r"\[([^:\]\s]+)(?::(\w+))?\]\s*(?:#.*)?")
@@ -140,6 +140,8 @@ class _Reader:
             if port and new:
                 variables["ansible_port"] = Variable(port, origin)
             variables |= given
+        if len(self.inventory.hosts) > MAX_HOSTS:
+            raise _Wrong(f"with these there are more than {MAX_HOSTS} hosts")
 
 
 def literal(text: str) -> object:

@@ -60,7 +60,8 @@ def load(config: Config) -> Understood:
     if not specs:
         among = "" if config.limit is None else f" that --limit {config.limit} leaves"
         raise UnusableConfig(f"There is no host in {path}{among}.")
-    return Understood(tuple(specs), inventory, (*warnings, *more), tuple(_files(path)))
+    files = [*_files(path), *patterns.files(config.limit or "")]
+    return Understood(tuple(specs), inventory, (*warnings, *more), tuple(files))
 
 
 def _read(path: Path) -> tuple[Inventory, list[str]]:

@@ -26,9 +26,12 @@ def select(pattern: str, inventory: Inventory) -> set[str]:
     """The hosts that a pattern selects.
 
     Raises:
-        ValueError: a file or a regular expression in it cannot be read.
+        ValueError: a file or a regular expression in it cannot be read, or a part is empty.
     """
     parts = [part for each in _divided(pattern) for part in _with_files(each)]
+    for part in parts:
+        if part in ("!", "&"):
+            raise ValueError(f"there is no host or group behind {part}")
     plain = [part for part in parts if part[0] not in "!&"]
     hosts = {host for part in plain or [ALL] for host in _selected(part, inventory)}
     for part in parts:
@@ -38,6 +41,11 @@ def select(pattern: str, inventory: Inventory) -> set[str]:
         if part[0] == "!":
             hosts -= set(_selected(part[1:], inventory))
     return hosts
+
+
+def files(pattern: str) -> list[Path]:
+    """Those that a pattern has behind `@`."""
+    return [Path(part[1:]).expanduser() for part in _divided(pattern) if part.startswith("@")]
 
 
 def _divided(pattern: str) -> list[str]:

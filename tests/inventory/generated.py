@@ -26,7 +26,7 @@ HOSTS = _mostly(
         "Web", "[2001:db8::5]:2200", "h:0", "n[1:1]", "x[9:11].y[1:2]:5", "a..b:1", "-x:5", ".a:3",
     ],
     ["h:", "h:port", "h[3:1]", "h[1:]", "h[1:10:0]", "[x]", "h[1", "h[a:C]", "h[c:a]", "h[1:2:3:4]",
-     "h[001:3]", "---", "a: b", "h]", "h[1:b]", "h[]"],
+     "[::1]", "[fe80::1%eth0]:22", "h[001:3]", "---", "a: b", "h]", "h[1:b]", "h[]"],
 )  # fmt: skip
 VARIABLES = _mostly(
     ["a", "b", "c", "ansible_host", "ansible_port", "x.y", "ansible_user", "ü"], ["", "a b"]
@@ -94,6 +94,11 @@ INVENTORIES = st.builds(
 # What patterns are tried on.
 FLEET = """
 lone
+fe80::1%eth0
+[fe]
+fe1
+[cafe]
+cafe1
 [web]
 web[1:4].example.com
 [db]
@@ -117,7 +122,8 @@ _PARTS = st.builds(
         [
             "all", "*", "web", "db", "gpu", "small", "lone", "w*", "*.example.com", "gpu0?",
             "web1.example.com", "dba", "~web[12]", "~(web|gpu)", "nope", "[dg]*", "2001:db8::1",
-            "ungrouped", "db*", "~.*a$", "west", "WEB", "web[1-2]*",
+            "ungrouped", "db*", "~.*a$", "west", "WEB", "web[1-2]*", "",
+            "fe", "cafe", "fe80::1%eth0",
         ]
     ),
     st.sampled_from(

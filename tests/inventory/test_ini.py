@@ -29,6 +29,8 @@ from llmrelay.inventory.model import Origin
         ("h[1:z]\n", "neither from number"),
         ("h[1:1000000]\n", "more than 100000 hosts"),
         ("h[1:99999][1:99999]\n", "more than 100000 hosts"),
+        ("h[1:60000]\ni[1:60000]\n", "hosts:2: with these there are more than 100000 hosts"),
+        ("h" + "[1:1]" * 2000 + "\n", "hosts:1: a host's name has more than 64 ranges"),
         ("all:\n  hosts:\n", "hosts:1: .*is this YAML"),
         ("---\n", "is this YAML"),
     ],

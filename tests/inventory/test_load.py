@@ -37,9 +37,13 @@ def test_limit_leaves_what_its_pattern_selects(tmp_path: Path) -> None:
     file.write_text("[gpu]\ng[1:3]\n[cpu]\nc1\n")
     assert names(file, limit="gpu:!g2") == ["g1", "g3"]
     (tmp_path / "retry").write_text("c1\n# no host\n")
-    assert names(file, limit=f"@{tmp_path}/retry") == ["c1"]
+    retry = f"@{tmp_path}/retry"
+    assert names(file, limit=retry) == ["c1"]
+    assert load(Config(inventory=file, limit=retry)).files == (file, tmp_path / "retry")
     with pytest.raises(UnusableConfig, match=r"no host in .* that --limit nope leaves"):
         names(file, limit="nope")
+    with pytest.raises(UnusableConfig, match="no host or group behind !"):
+        names(file, limit="gpu:!")
     with pytest.raises(UnusableConfig, match="no regular expression"):
         names(file, limit="~(")
     with pytest.raises(UnusableConfig, match="cannot be read"):
