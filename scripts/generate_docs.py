@@ -100,7 +100,7 @@ def variables_page() -> str:
         "| --- | --- |",
         *(f"| `{name}` | {known.help} |" for name, known in KNOWN.items()),
         "",
-        f"Old names are read, too: {', '.join(f'`{name}`' for name in ALIASES)}.",
+        f"Other names are read, too: {', '.join(f'`{name}`' for name in ALIASES)}.",
         f"Not used, with a warning: {', '.join(f'`{name}`' for name in UNUSED)}.",
         "",
         "Lists are lists, or words with commas or blanks between; pairs are dicts, or `name=value`",

@@ -49,10 +49,9 @@ def for_addresses(addresses: Iterable[HostAddress], config: Config) -> list[Runn
 
 
 def _renamed(variables: Variables) -> dict[str, Variable]:
-    """Ansible's old names as its new ones, which go before them."""
-    return {
-        ALIASES.get(name, name): each for name, each in variables.items() if name in ALIASES
-    } | {name: each for name, each in variables.items() if name not in ALIASES}
+    """What has several names by one; those with `ssh` in it last, as they go before the others."""
+    ordered = sorted(variables.items(), key=lambda each: each[0].startswith("ansible_ssh_"))
+    return {ALIASES.get(name, name): each for name, each in ordered}
 
 
 def _host_specs(
@@ -112,13 +111,17 @@ def _address(host: str, said: dict[str, Any], variables: Variables) -> HostAddre
     if said.get("ansible_connection") == "local":
         return None
     name = said.get("ansible_host", host)
+    user, at, bare = name.rpartition("@")
     try:
-        # As one that has no port: that is a variable of its own.
-        parse_host(f"[{name}]" if ":" in name else name)
+        address = parse_host(f"{user}{at}[{bare}]" if bare.count(":") > 1 else name)
+        if address.port is not None:
+            raise ValueError(f"{name!r} has a port in it, which goes into ansible_port")
     except ValueError as error:
         where = variables.get("ansible_host")
         raise InvalidInventory(f"{where.origin}: {error}." if where else f"{error}.") from error
-    return HostAddress(name, said.get("ansible_user"), said.get("ansible_port"))
+    # `user@host` is ssh's, and its user yields to the variable, as with Ansible.
+    user = said.get("ansible_user") or address.user
+    return HostAddress(address.host, user, said.get("ansible_port"))
 
 
 def _ssh_options(variables: Variables) -> tuple[list[tuple[str, str]], list[str]]:
@@ -126,7 +129,7 @@ def _ssh_options(variables: Variables) -> tuple[list[tuple[str, str]], list[str]
     options: list[tuple[str, str]] = []
     ignored: list[str] = []
     # As Ansible puts them together; what comes first holds.
-    for name in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+    for name in ("ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args"):
         if (variable := variables.get(name)) is None:
             continue
         try:
@@ -140,6 +143,6 @@ def _ssh_options(variables: Variables) -> tuple[list[tuple[str, str]], list[str]
 
 def _warnings(host: str, variables: Variables) -> Iterator[str]:
     yield from _ssh_options(variables)[1]
-    for name in UNUSED:
+    for name, why in UNUSED.items():
         if name in variables:
-            yield f"{variables[name].origin}: {name} is not used; runners are logged in to by key"
+            yield f"{variables[name].origin}: {name} is not used; {why}"

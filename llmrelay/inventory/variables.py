@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..values import count, number, parse_model, parse_path, parse_port, parse_url
+from ..values import count, number, parse_model, parse_path, parse_url
 
 PREFIX = "llmrelay_"
 MAX_INSTANCES = 256
@@ -44,6 +44,13 @@ def _text(value: object) -> str:
 
 def _of_text(parse: Callable[[str], Any]) -> Callable[[object], Any]:
     return lambda value: parse(_text(value))
+
+
+def _arguments(value: object) -> str:
+    """A command's arguments: none, or on several lines, too, as YAML's `>` leaves them."""
+    if isinstance(value, str):
+        value = re.sub(r"[\r\n]+", " ", value).strip()
+    return "" if value == "" else _text(value)
 
 
 def _items(value: object) -> list[str]:
@@ -101,8 +108,9 @@ def _python(text: str) -> str | None:
     return None if text in ("auto", "auto_legacy", "auto_silent", "auto_legacy_silent") else text
 
 
-# Old names of Ansible's, which it still reads.
+# Other names that Ansible reads. Where there are both, it takes the one with `ssh` in it.
 ALIASES = {
+    "ansible_private_key_file": "ansible_ssh_private_key_file",
     "ansible_ssh_host": "ansible_host",
     "ansible_ssh_port": "ansible_port",
     "ansible_ssh_user": "ansible_user",
@@ -110,7 +118,7 @@ ALIASES = {
 
 KNOWN: dict[str, Known] = {
     "ansible_host": Known(_of_text(str), "Where the host is; else its name, as ssh takes it."),
-    "ansible_port": Known(_of_text(parse_port), "Its SSH server's port; else ssh_config's."),
+    "ansible_port": Known(_of_text(count(1, 65535)), "Its SSH server's port; else ssh_config's."),
     "ansible_user": Known(_of_text(str), "Who logs in; else ssh_config's."),
     "ansible_ssh_private_key_file": Known(
         _of_text(parse_path), "The one private key to log in with; else as `--identity`."
@@ -118,8 +126,9 @@ KNOWN: dict[str, Known] = {
     "ansible_python_interpreter": Known(
         lambda value: _python(_text(value)), "The interpreter; else as `--remote-python`."
     ),
-    "ansible_ssh_common_args": Known(_of_text(str), "Arguments of ssh: `-J`, `-o`, …; see below."),
-    "ansible_ssh_extra_args": Known(_of_text(str), "More of them."),
+    "ansible_ssh_args": Known(_arguments, "Arguments of ssh: `-J`, `-o`, …; see below."),
+    "ansible_ssh_common_args": Known(_arguments, "More of them."),
+    "ansible_ssh_extra_args": Known(_arguments, "More of them."),
     "ansible_connection": Known(
         _of_text(_connection), "`ssh`; or `local` for a runner on this machine, without SSH."
     ),
@@ -149,12 +158,23 @@ KNOWN: dict[str, Known] = {
     "llmrelay_labels": Known(_pairs, "What people tell it by (`rack=a1,gpu=h100`)."),
 }
 
-# Of Ansible's that would have to be used to log in, and are not.
-UNUSED = (
-    "ansible_password",
-    "ansible_ssh_pass",
-    "ansible_ssh_password",
-    "ansible_ssh_executable",
-    "ansible_become",
-    "ansible_become_user",
-)
+_BY_KEY = "runners are logged in to by key"
+_BY_FILE = "a private key is read from its file, or held by an agent"
+_AS_IT_IS = "a runner is started by who has logged in"
+_VERIFIED = "host keys are always verified"
+
+# Of Ansible's that somebody may rely on to log in, and why they are not used.
+UNUSED = {
+    "ansible_password": _BY_KEY,
+    "ansible_ssh_pass": _BY_KEY,
+    "ansible_ssh_password": _BY_KEY,
+    "ansible_private_key": _BY_FILE,
+    "ansible_ssh_private_key": _BY_FILE,
+    "ansible_private_key_passphrase": _BY_FILE,
+    "ansible_ssh_private_key_passphrase": _BY_FILE,
+    "ansible_host_key_checking": _VERIFIED,
+    "ansible_ssh_host_key_checking": _VERIFIED,
+    "ansible_ssh_executable": "no ssh command is run",
+    "ansible_become": _AS_IT_IS,
+    "ansible_become_user": _AS_IT_IS,
+}

@@ -78,12 +78,16 @@ def test_a_local_host_has_no_address_and_auto_is_the_command_lines_python(tmp_pa
     assert spec.host.python == "python3"
 
 
-def test_old_names_of_ansibles_are_read_and_new_ones_go_before_them(tmp_path: Path) -> None:
-    text = "a ansible_ssh_host=old ansible_ssh_user=u ansible_ssh_port=1\n"
-    text += "b ansible_ssh_host=old ansible_host=new\n"
+def test_arguments_of_ssh_may_be_none_as_where_a_host_takes_back_its_groups(tmp_path: Path) -> None:
+    text = "[g]\na\nb ansible_ssh_common_args=''\n[g:vars]\nansible_ssh_common_args=-J jump\n"
     one, other = understood(tmp_path, text).specs
-    assert one.host.address == HostAddress("old", "u", 1)
-    assert other.host.address == HostAddress("new")
+    assert one.host.ssh_options == (("ProxyJump", "jump"),)
+    assert other.host.ssh_options == ()
+
+
+def test_an_ipv6_address_may_have_a_user_before_it(tmp_path: Path) -> None:
+    [spec] = understood(tmp_path, "h ansible_host=llm@2001:db8::1\n").specs
+    assert spec.host.address == HostAddress("2001:db8::1", "llm")
 
 
 def test_a_host_may_have_several_runners(tmp_path: Path) -> None:
@@ -106,7 +110,9 @@ def test_a_host_may_have_several_runners(tmp_path: Path) -> None:
         ("h llmrelay_model_map=gpt-4o", "'gpt-4o' is no NAME=VALUE"),
         ("h llmrelay_key_env=A llmrelay_key_file=b", "one key is enough"),
         ("h llmrelay_key_env=A-B", "no name of an environment variable"),
-        ("h ansible_port=99999", "no port"),
+        ("h ansible_port=99999", "not from 1 to 65535"),
+        ("h ansible_port=0", "not from 1 to 65535"),
+        ("h ansible_host=192.0.2.1:22", "has a port in it, which goes into ansible_port"),
         ("h ansible_port=True", "True is no text"),
         ("h ansible_host='a b'", "'a b' is no host"),
         ("h ansible_connection=winrm", r"not by 'winrm'. Leave it out: --limit '!h'"),
@@ -118,6 +124,20 @@ def test_what_cannot_be_used_is_named_with_its_line(tmp_path: Path, line: str, s
     with pytest.raises(UnusableConfig, match=said) as refused:
         understood(tmp_path, line + "\n")
     assert "hosts.ini:1: " in refused.value.message or line == "-x"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("ansible_ssh_host_key_checking", "host keys are always verified"),
+        ("ansible_ssh_private_key", "a private key is read from its file"),
+        ("ansible_become", "a runner is started by who has logged in"),
+    ],
+)
+def test_what_is_not_used_says_why(tmp_path: Path, name: str, why: str) -> None:
+    [warning] = understood(tmp_path, f"h {name}=secret\n").warnings
+    assert f"{name} is not used; {why}" in warning
+    assert "secret" not in warning
 
 
 def test_what_is_not_used_is_a_warning_each_once(tmp_path: Path) -> None:
