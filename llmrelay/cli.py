@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+import signal
 from collections.abc import Sequence
 
 from . import __version__
 from .commands import check, demo, inventory, serve, token
+from .commands.output import OutputLost, remark
 from .errors import ConnectError
 from .signals import EndedBySignal
 
@@ -26,11 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
     except ConnectError as error:
-        print(f"llmrelay: {error.message}", file=sys.stderr)  # noqa: T201
+        remark(f"llmrelay: {error.message}")
         return error.exit_code
     except EndedBySignal as error:
-        print(f"llmrelay: ended at once by {error}", file=sys.stderr)  # noqa: T201
+        remark(f"llmrelay: ended at once by {error}")
         return error.exit_status
+    except OutputLost as error:
+        if error.unread:
+            return 128 + signal.SIGPIPE  # as a shell shows it of other programs
+        remark(f"llmrelay: The output could not be written: {error}.")
+        return 1
     return status
 
 

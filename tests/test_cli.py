@@ -182,7 +182,7 @@ def test_a_token_whose_line_cannot_be_written_is_not_shown() -> None:
             check=False,
         )
     assert ran.returncode == 1
-    assert ran.stderr == "llmrelay: The line could not be written: No space left on device.\n"
+    assert ran.stderr == "llmrelay: The output could not be written: No space left on device.\n"
 
 
 def test_version() -> None:

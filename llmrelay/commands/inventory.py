@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from ..inventory import show
 from ..inventory.load import load
 from ..runner_options import RUNNERS
 from .arguments import add_options, config_of
+from .output import say, warn
 
 if TYPE_CHECKING:
     from .arguments import Subparsers
@@ -37,12 +37,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if not understood.specs or (arguments.graph and understood.inventory is None):
         arguments.refuse("give --inventory FILE")
     for warning in understood.warnings:
-        print(f"llmrelay: warning: {warning}", file=sys.stderr)  # noqa: T201
+        warn(warning)
     if arguments.json:
         text = show.as_json(understood.specs)
     elif arguments.graph and understood.inventory is not None:
         text = show.graph(understood.inventory)
     else:
         text = show.table(understood.specs)
-    print(text, end="", flush=True)  # noqa: T201
+    say(text.rstrip("\n"))
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..http import tokens
 from ..values import count
 from .arguments import checked
+from .output import remark, say
 
 if TYPE_CHECKING:
     from .arguments import Subparsers
@@ -47,18 +48,13 @@ def add(commands: Subparsers) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     token = tokens.make_token()
     line = tokens.make_line(arguments.name, token, arguments.calls, arguments.per_minute)
-    try:
-        print(line, flush=True)  # noqa: T201
-    except OSError as error:
-        print(f"llmrelay: The line could not be written: {error.strerror}.", file=sys.stderr)  # noqa: T201
-        return 1
+    say(line)
     # Whoever redirects the line into the file still sees the token.
     line = "The line above" if sys.stdout.isatty() else "Its line"
-    print(  # noqa: T201
+    remark(
         f"\n{line} belongs in the file of --auth-tokens, which `llmrelay serve`"
         f" reads when it starts\nand on SIGHUP. The token of {arguments.name},"
         f" shown this once and kept nowhere:\n\n  {token}\n\n"
-        "Clients send it as `Authorization: Bearer TOKEN`; OpenAI's SDKs take it as api_key.",
-        file=sys.stderr,
+        "Clients send it as `Authorization: Bearer TOKEN`; OpenAI's SDKs take it as api_key."
     )
     return 0

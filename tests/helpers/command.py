@@ -1,0 +1,31 @@
+"""`llmrelay` as a command that ends by itself, run to its end.
+
+With a key in its environment or none, and nobody at its terminal. front_end.py has the one that
+goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import IO
+
+from tests.helpers.front_end import KEY, ROOT
+
+
+def environment(key: str = KEY) -> dict[str, str]:
+    """Ours, with that key, or none if it is empty."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
+    return clean | ({"OPENAI_API_KEY": key} if key else {})
+
+
+def llmrelay(
+    *arguments: str, key: str = KEY, stdout: int | IO[str] = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command; what it printed, and its exit status."""
+    return subprocess.run(
+        [sys.executable, "-m", "llmrelay", *arguments],
+        stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=30, cwd=ROOT,
+        stdin=subprocess.DEVNULL, env=environment(key), check=False,
+    )  # fmt: skip
