@@ -406,6 +406,10 @@ class OpenSSHServer:
             f"AuthorizedKeysFile {self.authorized_keys}",
             *_DEFAULTS,
         ]
+        if self._login_shell is None:
+            # As in a shell within a shell, for which bash reads no .bashrc: what the developer has
+            # in theirs, a lock that tests side by side would wait for, say, is not under test.
+            lines.append("SetEnv SHLVL=2")
         if _version(sshd) >= (9, 8):
             # Else a few refused logins, which tests make, shut 127.0.0.1 out for a while.
             lines.append("PerSourcePenalties no")
