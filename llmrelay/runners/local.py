@@ -7,7 +7,10 @@ the end of an SSH channel would. Knows no frames. Used by reach.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
+from pathlib import Path
 from typing import cast
 
 from ..errors import RunnerBroken
@@ -16,6 +19,14 @@ from .ssh.channel import Receiver
 # A runner ends as soon as its stdin does, after it has closed its upstream connections.
 _END_S = 5.0
 _HIGH_WATER_BYTES = 256 * 1024
+
+# Ours that a command gets, as it would from a login, and what leads it to its upstream. Nothing
+# else: another runner's key may be in a variable (llmrelay_key_env).
+_ENVIRONMENT = {
+    "HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER",
+    "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE",
+}  # fmt: skip
+_LOCALE = "LC_"
 
 
 class Here:
@@ -37,6 +48,8 @@ class Here:
                 "/bin/sh",
                 "-c",
                 command,
+                cwd=_home(),
+                env=_environment(),
                 # Of its own, so that Ctrl-C on our terminal is for us.
                 start_new_session=True,
             )
@@ -49,7 +62,25 @@ class Here:
         """Ends what was started here; returns when it is gone."""
         for child in self._children:
             child.close()
-            await child.over.wait()
+            try:
+                await child.over.wait()
+            finally:
+                # At once if we are cancelled: it may be standing still.
+                child.kill()
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in _ENVIRONMENT or name.startswith(_LOCALE)
+    }
+
+
+def _home() -> str:
+    """Where a login would be; `/` if there is no such place, as sshd has it."""
+    home = Path(os.environ.get("HOME") or "/")
+    return str(home) if os.access(home, os.X_OK) else "/"
 
 
 class Child(asyncio.SubprocessProtocol):
@@ -80,16 +111,28 @@ class Child(asyncio.SubprocessProtocol):
 
     def close(self) -> None:
         """Ends its stdin, and with that the command; one that does not end is killed."""
-        if self._kill is None and not self.over.is_set():
+        if self._kill is not None or self.over.is_set():
+            return
+        if not self._stdin.is_closing():
             self._stdin.abort()
-            self._kill = asyncio.get_running_loop().call_later(_END_S, self._end)
+        self._kill = asyncio.get_running_loop().call_later(_END_S, self.kill)
+        if self._transport.get_returncode() is not None:
+            self.process_exited()
+
+    def kill(self) -> None:
+        """Ends it now, and whomever it may have left in its process group."""
+        if self._transport.get_returncode() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._transport.get_pid(), signal.SIGKILL)
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
         self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
-        self._stdin.set_write_buffer_limits(_HIGH_WATER_BYTES)
+        # uvloop hears of a command that ends at once before it tells us that there was one.
+        if not self._stdin.is_closing():
+            self._stdin.set_write_buffer_limits(_HIGH_WATER_BYTES)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 1:
@@ -103,17 +146,27 @@ class Child(asyncio.SubprocessProtocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
+    def process_exited(self) -> None:
+        # Whoever else has its pipes is not waited for, once nobody wants to hear any more.
+        if self._kill is not None:
+            self._transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """The process has ended, and its pipes with it."""
+        """The process has ended, and its pipes are closed."""
         self.over.set()
         self._writable.set()
         if self._kill is not None:
             self._kill.cancel()
+        self._transport.close()
         status = self._transport.get_returncode()
         if status is not None and status < 0:
-            self._receiver.channel_lost(f"{signal.Signals(-status).name} ended it", None)
+            self._receiver.channel_lost(f"{_name(-status)} ended it", None)
         else:
             self._receiver.channel_lost("it ended", status)
 
-    def _end(self) -> None:
-        self._transport.kill()
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time ones between SIGRTMIN and SIGRTMAX have none
+        return f"signal {number}"
