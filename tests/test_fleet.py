@@ -218,7 +218,11 @@ def test_sighup_adds_removes_and_changes_hosts_while_their_answers_go_on(fleet: 
         wait_until_ready(front_end, "a", "b")
         asked = []
         for host in (a, b):
-            host.script.script = [Delta(f"{host.name} first, "), WaitFor("go"), *answer("last")]
+            host.script.script = [
+                Delta(f"{host.name} first, "),
+                WaitFor("reloaded"),
+                *answer("last"),
+            ]
         asked.append(pool.submit(ask, front_end))
         wait_until(lambda: bool(a.script.requests or b.script.requests))
         asked.append(pool.submit(ask, front_end))  # goes to the one that has none yet
@@ -240,7 +244,7 @@ def test_sighup_adds_removes_and_changes_hosts_while_their_answers_go_on(fleet: 
         assert set(ask(front_end, 20)) == {"a", "c"}
         assert before < runner_pids(a), front_end.log
         for host in (a, b):
-            host.upstream.open("go")
+            host.upstream.open("reloaded")
         answered = {body for each in asked for body in each.result()}
         assert answered == {"a first, last", "b first, last"}
         front_end.wait_for_log("reloaded: ")
