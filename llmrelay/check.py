@@ -131,7 +131,8 @@ class Check:
                     await self._upstream_of(spec, connection, hop)
         except JumpHostDown as down:
             jump = down.jump
-            lost = self._jump_hops.setdefault(jump.name, Hop(jump.name))
+            culprit = down.culprit.name
+            lost = self._jump_hops.setdefault(culprit, Hop(culprit))
             lost.failed = lost.failed or _failure(lost, down.error, clock() - since_s)
         except RelayError as error:
             took_s = clock() - since_s - sum(step.took_s for step in hop.steps)

@@ -2,8 +2,8 @@
 
 A jump host has a life of its own: it is connected to when somebody first needs it, tried again with
 ever longer pauses while somebody waits for it, and left when nobody has needed it for a while. Its
-loss is one event: it is logged once and waited for once, however many runners are behind it. Knows
-no runner. Used by reach.py.
+loss is one event: it is logged once and waited for once, however many runners are behind it, and
+however many jump hosts. Knows no runner. Used by reach.py.
 """
 
 from __future__ import annotations
@@ -20,28 +20,33 @@ from ..errors import ConnectError, HostUnreachable, UnusableConfig
 from ..values import HostAddress
 from .backoff import Backoff
 from .ssh.login import Login, OnStep, log_in
-from .ssh.settings import resolved
+from .ssh.settings import Settings, resolved
 
 logger = logging.getLogger("llmrelay.runner")
 
 MAX_HOPS = 8
 # A runner that is lost needs its jump host again within its longest pause between two attempts.
 IDLE_S = 60.0
-# Of a link's longest silence, what a jump host may be silent for.
-_SOONER = 0.7
+# A link's longest silence, less what the first jump host on the way is noticed sooner: before the
+# links behind it, which are as silent, give up one by one.
+_SOONER = 0.3
 
 
 class JumpHostDown(Exception):
     """A host cannot be reached, as the jump host before it cannot.
 
     Attributes:
-        jump: which has been told of, and is being tried again.
-        error: why not.
+        jump: the jump host, which is being tried again.
+        culprit: which of those on the way it is that has failed; it has been told of.
+        error: why.
     """
 
-    def __init__(self, jump: JumpHost, error: ConnectError) -> None:
+    def __init__(
+        self, jump: JumpHost, error: ConnectError, culprit: JumpHost | None = None
+    ) -> None:
         super().__init__(error.message)
         self.jump = jump
+        self.culprit = culprit or jump
         self.error = error
 
 
@@ -49,32 +54,44 @@ class JumpHost:
     """One jump host.
 
     Args:
+        address: where it is.
+        via: the hosts that were named as being in front of it, the first hop first.
         before: the one that it is reached over, if any.
-        on_idle: called when nobody has needed it for IDLE_S; it cannot be used any more then.
+        on_over: called when nobody has needed it for IDLE_S; it cannot be used any more then.
+
+    Attributes:
+        behind: the jump hosts that are reached over it.
     """
 
     def __init__(
         self,
         address: HostAddress,
+        via: Sequence[HostAddress],
         before: JumpHost | None,
         config: Config,
         on_step: OnStep | None,
-        on_idle: Callable[[], None],
+        on_over: Callable[[], None],
     ) -> None:
         self.name = str(address)
-        self._address = address
         self.before = before
+        self.behind: set[JumpHost] = set()
+        self._address = address
+        self._via = tuple(via)
         self._config = config
         self._on_step = on_step
-        self._on_idle = on_idle
+        self._on_over = on_over
         self._login: Login | None = None
         self._failure: ConnectError = HostUnreachable(f"{self.name} was not tried yet.")
+        self._culprit: JumpHost | None = None
+        # It is up, or over.
         self._up = asyncio.Event()
         # It is up, or the last attempt has failed.
         self._settled = asyncio.Event()
         self._retry_at_s = 0.0
+        self._retry = asyncio.Event()
+        # Runners behind it, those that wait for it included.
         self._users = 0
-        self._wake = asyncio.Event()
+        self._need_changed = asyncio.Event()
 
     @property
     def is_up(self) -> bool:
@@ -86,56 +103,89 @@ class JumpHost:
         """When it is tried again, in seconds from now."""
         return max(0.0, self._retry_at_s - asyncio.get_running_loop().time())
 
-    @contextlib.asynccontextmanager
-    async def used(self) -> AsyncIterator[Login]:
-        """The login on it, for a connection through it that lasts as long as the block.
+    @contextlib.contextmanager
+    def needed(self) -> Iterator[None]:
+        """It is kept for a runner, or tried again, as long as the block lasts."""
+        chain = [self]
+        while (before := chain[-1].before) is not None:
+            chain.append(before)
+        for jump in chain:
+            jump._users += 1
+        try:
+            yield
+        finally:
+            for jump in chain:
+                jump._users -= 1
+                jump._need_changed.set()
+
+    async def login(self) -> Login:
+        """The login on it.
 
         Raises:
             JumpHostDown: the last attempt has failed, or the one that is being made does.
         """
-        with self._use():
-            await self._settled.wait()
-            if self._login is None:
-                raise JumpHostDown(self, self._failure)
-            yield self._login
+        await self._settled.wait()
+        if self._login is None:
+            raise JumpHostDown(self, self._failure, self._culprit)
+        return self._login
 
     async def up(self) -> None:
         """Returns when it is connected again."""
-        with self._use():
+        with self.needed():
             await self._up.wait()
 
     def retry_now(self) -> None:
         """Tries again at once, if it is lost."""
-        self._retry_at_s = 0.0
-        self._wake.set()
-
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[None]:
-        self._users += 1
-        try:
-            yield
-        finally:
-            self._users -= 1
-            self._wake.set()
+        self._retry.set()
 
     # --- Its life -------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keeps it connected for as long as somebody needs it."""
+        async with asyncio.TaskGroup() as group:
+            life = group.create_task(self._live())
+            await self._unneeded()
+            self._on_over()
+            self._up.set()
+            life.cancel()
+
+    async def _unneeded(self) -> None:
+        """Returns when nobody has needed it for IDLE_S."""
+        while True:
+            self._need_changed.clear()
+            try:
+                async with asyncio.timeout(None if self._users or self.behind else IDLE_S):
+                    await self._need_changed.wait()
+            except TimeoutError:
+                # Somebody may have come since the timer was set.
+                if not (self._users or self.behind):
+                    return
+
+    def leave(self, jump: JumpHost) -> None:
+        """A jump host behind it is over."""
+        self.behind.discard(jump)
+        self._need_changed.set()
+
+    async def _live(self) -> None:
         backoff = Backoff()
         loop = asyncio.get_running_loop()
         while True:
             up_at_s = None
+            error: ConnectError
             try:
+                self._settled.clear()
                 async with self._connected() as login:
                     up_at_s = loop.time()
-                    if await self._idle(login):
-                        self._on_idle()
-                        return
-                error: ConnectError = HostUnreachable(f"{self.name} was lost: {login.loss}.")
+                    await login.lost.wait()
+                error = HostUnreachable(f"{self.name} was lost: {login.loss}.")
+                if self.before is not None and not self.before.is_up:
+                    raise JumpHostDown(self.before, error)
             except JumpHostDown as down:
-                self._fail(down.error)
-                await down.jump.up()
+                # Which has been told of, once for all that are behind it.
+                logger.debug("jump host %s waits for %s: %s", self.name, down.jump.name, down)
+                self._fail(down.error, down.culprit)
+                assert self.before is not None
+                await self.before._up.wait()
                 continue
             except ConnectError as connect_error:
                 error = connect_error
@@ -148,61 +198,81 @@ class JumpHost:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Login]:
-        self._settled.clear()
-        async with contextlib.AsyncExitStack() as stack:
-            tunnel = None
-            if self.before is not None:
-                tunnel = await stack.enter_async_context(self.before.used())
-            async with resolved(self._address, None, self._config) as settings:
-                # Before the links behind it, which are as silent, give up one by one.
-                silence_s = self._config.ping_timeout_s * _SOONER
-                login = await log_in(settings, tunnel, self._on_step, silence_s)
-            stack.push_async_callback(login.close)
+        async with (
+            resolved(self._address, None, self._config, self._via) as settings,
+            logged_in(settings, self.before, self._on_step, self._silence_s()) as login,
+        ):
             logger.info("jump host %s is connected", self.name)
             self._login = login
             self._up.set()
             self._settled.set()
-            yield login
+            try:
+                yield login
+            finally:
+                self._login = None
+                self._up.clear()
+                self._settled.clear()
 
-    async def _idle(self, login: Login) -> bool:
-        """Waits until the login is lost, or nobody has needed it for long; whether the latter."""
-        lost = asyncio.ensure_future(login.lost.wait())
-        lost.add_done_callback(lambda _: self._wake.set())
-        try:
-            while not login.lost.is_set():
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(None if self._users else IDLE_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    return True
-            return False
-        finally:
-            self._login = None
-            self._up.clear()
-            lost.cancel()
+    def _silence_s(self) -> float:
+        """After which it is lost: the longer the more jump hosts are before it, which are noticed
+        first.
+        """
+        hops, before = 1, self.before
+        while before is not None:
+            hops, before = hops + 1, before.before
+        return self._config.ping_timeout_s * (1 - _SOONER / hops)
 
-    def _fail(self, error: ConnectError) -> None:
+    def _fail(self, error: ConnectError, culprit: JumpHost | None = None) -> None:
         self._failure = error
+        self._culprit = culprit
         self._settled.set()
 
     async def _wait(self, error: ConnectError, wait_s: float) -> None:
         """Waits before the next attempt; ends early with retry_now()."""
         self._fail(error)
-        loop = asyncio.get_running_loop()
-        self._retry_at_s = loop.time() + wait_s
+        self._retry.clear()
+        self._retry_at_s = asyncio.get_running_loop().time() + wait_s
         logger.warning(
-            "jump host %s is lost: %s; it is in the way to %d runners; next attempt in %.1f s",
+            "jump host %s is lost: %s; it is in the way to %d runner%s; next attempt in %.1f s",
             self.name,
             error.message.rstrip("."),
             self._users,
+            "" if self._users == 1 else "s",
             wait_s,
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while self._retry_at_s:
-                    self._wake.clear()
-                    await self._wake.wait()
+                await self._retry.wait()
+        self._retry_at_s = 0.0
+
+
+@contextlib.asynccontextmanager
+async def logged_in(
+    settings: Settings,
+    jump: JumpHost | None,
+    on_step: OnStep | None = None,
+    silence_s: float | None = None,
+) -> AsyncIterator[Login]:
+    """A login as `settings` has it, over `jump` if there is one; closed on exit.
+
+    Args:
+        silence_s: as for log_in.
+
+    Raises:
+        ConnectError: whatever stands in the way, told apart.
+        JumpHostDown: the jump host does.
+    """
+    tunnel = None if jump is None else await jump.login()
+    try:
+        login = await log_in(settings, tunnel, on_step, silence_s)
+    except ConnectError as error:
+        if jump is not None and not jump.is_up:
+            raise JumpHostDown(jump, error) from error
+        raise
+    try:
+        yield login
+    finally:
+        await login.close()
 
 
 class Jumps:
@@ -243,7 +313,7 @@ class Jumps:
             UnusableConfig: they lead in a circle, or their settings are of no use.
         """
         jump: JumpHost | None = None
-        for address in hops:
+        for number, address in enumerate(hops):
             if depth >= MAX_HOPS:
                 raise UnusableConfig(
                     f"ProxyJump leads to {address} over more than {MAX_HOPS} hosts."
@@ -251,7 +321,7 @@ class Jumps:
             async with resolved(address, None, self._config) as settings:
                 if jump is None and settings.jumps:
                     jump = await self.to(settings.jumps, depth + 1)
-                jump = self._shared((settings.place, jump), address, jump)
+                jump = self._shared(settings.place, address, hops[:number], jump)
             depth += 1
         assert jump is not None
         return jump
@@ -261,12 +331,25 @@ class Jumps:
         for jump in self._known.values():
             jump.retry_now()
 
-    def _shared(self, key: object, address: HostAddress, before: JumpHost | None) -> JumpHost:
+    def _shared(
+        self,
+        place: object,
+        address: HostAddress,
+        via: Sequence[HostAddress],
+        before: JumpHost | None,
+    ) -> JumpHost:
+        key = place, before
+
         def forget() -> None:
-            del self._known[key]
+            jump = self._known.pop(key)
+            if before is not None:
+                before.leave(jump)
 
         if key not in self._known:
-            self._known[key] = jump = JumpHost(address, before, self._config, self._on_step, forget)
+            jump = JumpHost(address, via, before, self._config, self._on_step, forget)
+            self._known[key] = jump
+            if before is not None:
+                before.behind.add(jump)
             task = asyncio.get_running_loop().create_task(jump.run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from ..config import Config
-from ..errors import ConnectError
-from .jump import JumpHost, JumpHostDown, Jumps
+from .jump import JumpHost, Jumps, logged_in
 from .link import ByteChannel
 from .local import Here
 from .spec import HostSpec
 from .ssh.channel import Receiver
-from .ssh.login import OnStep, log_in
+from .ssh.login import OnStep
 from .ssh.settings import resolved
 
 
@@ -60,16 +59,10 @@ async def connect(
             stack.push_async_callback(here.close)
             yield Connection(here)
             return
-        jump = tunnel = None
+        jump = None
         async with resolved(host.address, host, config) as settings:
             if settings.jumps:
                 jump = await jumps.to(settings.jumps)
-                tunnel = await stack.enter_async_context(jump.used())
-            try:
-                login = await log_in(settings, tunnel, on_step)
-            except ConnectError as error:
-                if jump is not None and not jump.is_up:
-                    raise JumpHostDown(jump, error) from error
-                raise
-        stack.push_async_callback(login.close)
+                stack.enter_context(jump.needed())
+            login = await stack.enter_async_context(logged_in(settings, jump, on_step))
         yield Connection(login, jump)

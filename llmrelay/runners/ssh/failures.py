@@ -16,6 +16,7 @@ from ...errors import (
     HostUnreachable,
     LoginRefused,
     UnknownHostKey,
+    UnusableConfig,
 )
 from ...peer_text import one_line
 from .settings import Settings
@@ -34,10 +35,18 @@ def connect_error(error: Exception, hop: Settings, offered: Offered | None) -> C
             f"{name} refuses the login of {hop.options.username}."
             f" Check that this logs in without a password: {hop.command}"
         )
+    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+        return UnusableConfig(f"The SSH settings for {name} are of no use: {reason_of(error)}.")
     if isinstance(error, TimeoutError):
         reason = f"no answer within {hop.limit_s:g} s"
     elif isinstance(error, socket.gaierror):
         reason = f"the name {hop.options.host} does not resolve ({reason_of(error)})"
+    elif isinstance(error, UnicodeError):
+        reason = f"{hop.options.host} is no name of a host ({reason_of(error)})"
+    elif isinstance(error, asyncssh.ChannelOpenError):
+        reason = f"its jump host says: {reason_of(error)}"
+        if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+            reason += " (does its sshd_config have AllowTcpForwarding or PermitOpen?)"
     else:
         reason = reason_of(error)
     return HostUnreachable(f"{name} cannot be reached: {reason}. Try: {hop.command}")
@@ -48,9 +57,10 @@ def _host_key_error(error: Exception, hop: Settings, offered: Offered | None) ->
         # A certificate, or a key that known_hosts revokes.
         return ChangedHostKey(f"The host key of {hop.address} is not valid: {reason_of(error)}.")
     host, addr, port, key = offered
-    known = hop.known_hosts.match(host, addr, port if port != 22 else None)
+    known = hop.trusted(host, addr, port)
     shown = f"{key.get_algorithm()} {key.get_fingerprint()}"
-    entry = host if port == 22 else f"[{host}]:{port}"
+    plain = port == 22 or hop.options.host_key_alias
+    entry = host if plain else f"[{host}]:{port}"
     if any(known[:2]):
         return ChangedHostKey(
             f"The host key of {hop.address} has changed: it offers {shown}, known_hosts has"

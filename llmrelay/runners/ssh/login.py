@@ -79,13 +79,13 @@ class Login:
                 self._connection = await asyncssh.connect(
                     hop.address.host,
                     tunnel=through,
-                    known_hosts=hop.known_hosts,
+                    known_hosts=hop.trusted,
                     client_factory=lambda: self._witness,
                     agent_forwarding=False,
                     **kept_alive,
                     **hop.arguments,
                 )
-        except (asyncssh.Error, OSError) as error:
+        except (asyncssh.Error, OSError, ValueError) as error:
             raise connect_error(error, hop, self._witness.offered) from error
 
     async def open(self, command: str, receiver: Receiver) -> Channel:
@@ -116,8 +116,11 @@ class Login:
             async with asyncio.timeout(_CLOSE_S):
                 await self._connection.wait_closed()
         except TimeoutError:
+            pass
+        finally:
+            # Nor does it stay half closed if we are cancelled.
             self._connection.abort()
-            await self._connection.wait_closed()
+        await self._connection.wait_closed()
 
     def is_lost(self, error: Exception | None) -> None:
         """What asyncssh tells."""
@@ -144,7 +147,9 @@ class _Witness(asyncssh.SSHClient):
     async def resolve(self) -> None:
         """Looks the name up, if anybody wants to know how that goes."""
         options = self._hop.options
-        if self._on_step is None or options.proxy_command:
+        if self._on_step is None or (
+            options.proxy_command and "proxy_command" not in self._hop.arguments
+        ):
             return
         found = await self._loop.getaddrinfo(options.host, options.port)
         self._step("name", ", ".join(dict.fromkeys(str(each[4][0]) for each in found)))

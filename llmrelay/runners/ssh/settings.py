@@ -7,9 +7,10 @@ command line and of the inventory, which go before it, and from known_hosts. Ope
 from __future__ import annotations
 
 import contextlib
+import glob
 import shlex
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ _HOST_KEYS = (
     "+ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521"
     ",rsa-sha2-512,rsa-sha2-256"
 )
+# Keys, and authorities, trusted or revoked, as asyncssh tells them apart.
+_Trusted = tuple[Sequence[Any], ...]
+# What Settings.place has in its own words, and what says where jump hosts are.
+_PLACE = ("Hostname", "Port", "User", "ProxyJump")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +64,37 @@ class Settings:
     command: str
     limit_s: float
 
+    def trusted(self, host: str, _address: str, port: int | None) -> _Trusted:
+        """What known_hosts has of a host: by its name, as ssh has it.
+
+        Not by its address as well, which asyncssh would do: that is another host's, maybe, with
+        HostKeyAlias or behind a forwarded port.
+        """
+        return self.known_hosts.match(host, "", port if port != 22 else None)
+
     @property
-    def place(self) -> tuple[str, int, str]:
-        """Which login it is: equal for two ways to write the same host, port and user."""
-        return self.options.host, self.options.port, self.options.username
+    def place(self) -> object:
+        """Which login it is: equal for two ways to write the same host, port and user, unless
+        ssh_config says anything else of the one than of the other, other keys to trust, say.
+        """
+        said = self.options.config.get_options(reload=False)
+        others = sorted((name, repr(value)) for name, value in said.items() if name not in _PLACE)
+        return self.options.host, self.options.port, self.options.username, *others
 
 
 @contextlib.asynccontextmanager
 async def resolved(
-    address: HostAddress, host: HostSpec | None, config: Config
+    address: HostAddress,
+    host: HostSpec | None,
+    config: Config,
+    via: Sequence[HostAddress] = (),
 ) -> AsyncIterator[Settings]:
     """The settings for `address`, to be used within the block.
 
     Args:
         host: what is asked of it beyond what ssh_config says; None for a jump host, which as with
             `ssh -J` has what ssh_config says of it alone.
+        via: for a jump host, those that were named before it.
 
     Raises:
         UnusableConfig: a file cannot be read, or a setting not be understood.
@@ -87,18 +108,18 @@ async def resolved(
         arguments |= {"client_keys": [str(host.identity)], "agent_path": None}
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(_option_file(host))
-            arguments["config"] = [*file, *_ssh_configs(config)]
+            options_of = () if host is None else host.ssh_options
+            arguments["config"] = stack.enter_context(_files(options_of, _ssh_configs(config)))
             options = await asyncssh.SSHClientConnectionOptions.construct(
                 None, host=address.host, **arguments
             )
-            jumps = tuple(parse_host(hop) for hop in (options.tunnel or "").split(",") if hop)
+            said = options.config.get_options(reload=False)
+            jumps = _way(said, arguments)
             known_hosts = _known_hosts(options, config)
         except (asyncssh.Error, OSError, ValueError) as error:
             raise UnusableConfig(
                 f"The SSH settings for {address} are of no use: {error}"
             ) from error
-        said = options.config.get_options(reload=False)
         if "Ciphers" not in said:
             arguments["encryption_algs"] = _CIPHERS
         if "HostKeyAlgorithms" not in said:
@@ -109,27 +130,45 @@ async def resolved(
             arguments,
             jumps,
             known_hosts,
-            _command(address, host, config),
+            _command(address, host, config, via),
             config.connect_timeout_s,
         )
 
 
+def _way(said: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[HostAddress, ...]:
+    """The jump hosts; those rule a ProxyCommand out, in `arguments`.
+
+    Of ProxyJump and ProxyCommand the one that is said first holds, be it `none` (ssh_config(5));
+    asyncssh would have both.
+    """
+    first = next((name for name in said if name in ("ProxyJump", "ProxyCommand")), None)
+    if first != "ProxyJump":
+        return ()
+    arguments["proxy_command"] = None
+    return tuple(parse_host(hop) for hop in (said[first] or "").split(",") if hop)
+
+
 @contextlib.contextmanager
-def _option_file(host: HostSpec | None) -> Iterator[list[str]]:
-    """The host's `-o` options as a file that goes before ssh_config, while the block lasts."""
-    if host is None or not host.ssh_options:
-        yield []
+def _files(options: Sequence[tuple[str, str]], configs: list[str]) -> Iterator[list[str]]:
+    """The files of settings: ssh_config, behind one with the `-o` options while the block lasts."""
+    if not options:
+        yield configs
         return
     with tempfile.NamedTemporaryFile("w", prefix="llmrelay-", suffix=".ssh_config") as file:
-        for name, value in host.ssh_options:
+        for name, value in options:
             if not value.isprintable():
                 raise ValueError(f"-o {name}: {value!r} is not printable")
             file.write(f"{name} {value}\n")
+        # Not as a further file: %h in an option is to be the HostName that ssh_config has.
+        paths = [glob.escape(str(Path(path).absolute())) for path in configs]
+        file.writelines(f"Include {shlex.quote(path)}\n" for path in paths)
         file.flush()
         yield [file.name]
 
 
-def _command(address: HostAddress, host: HostSpec | None, config: Config) -> str:
+def _command(
+    address: HostAddress, host: HostSpec | None, config: Config, via: Sequence[HostAddress]
+) -> str:
     words = ["ssh"]
     if config.ssh_config is not None:
         words += ["-F", str(config.ssh_config)]
@@ -139,6 +178,8 @@ def _command(address: HostAddress, host: HostSpec | None, config: Config) -> str
         words += ["-o", f"UserKnownHostsFile={config.known_hosts}"]
     for name, value in host.ssh_options if host is not None else ():
         words += ["-o", f"{name}={value}"]
+    if via:
+        words += ["-J", ",".join(map(str, via))]
     if address.port:
         words += ["-p", str(address.port)]
     user = f"{address.user}@" if address.user else ""
