@@ -9,9 +9,11 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from llmrelay.config import Config
 from llmrelay.errors import (
@@ -30,10 +32,12 @@ from tests.helpers.openssh import (
     OpenSSHServer,
     generate_key,
     known_hosts_line,
+    processes_matching,
     require_sshd,
 )
 
 LIMIT_S = 20.0
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 Options = dict[str, str]
 
@@ -62,7 +66,8 @@ def inner() -> Iterator[OpenSSHServer]:
 class Way:
     """What is said of the hosts, and what comes of it."""
 
-    def __init__(self, folder: Path, **servers: OpenSSHServer) -> None:
+    def __init__(self, folder: Path, loop: str, **servers: OpenSSHServer) -> None:
+        self.loop = loop
         self.ssh_config = folder / "config"
         self.known_hosts = folder / "known"
         self.servers = servers
@@ -110,7 +115,8 @@ class Way:
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
         try:
-            asyncio.run(all_of_them())
+            with asyncio.Runner(loop_factory=LOOPS[self.loop]) as runner:
+                runner.run(all_of_them())
         except JumpHostDown as down:
             raise down.error from None
         return steps
@@ -126,9 +132,15 @@ def hops(steps: list[Step]) -> list[str]:
     return [step.hop for step in steps if step.what == "login"]
 
 
-@pytest.fixture
-def way(tmp_path: Path, target: OpenSSHServer, outer: OpenSSHServer, inner: OpenSSHServer) -> Way:
-    return Way(tmp_path, target=target, outer=outer, inner=inner)
+@pytest.fixture(params=list(LOOPS))
+def way(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    target: OpenSSHServer,
+    outer: OpenSSHServer,
+    inner: OpenSSHServer,
+) -> Way:
+    return Way(tmp_path, request.param, target=target, outer=outer, inner=inner)
 
 
 def said(error: pytest.ExceptionInfo[ConnectError]) -> str:
@@ -178,11 +190,37 @@ def test_none_ends_what_ssh_config_says_of_jump_hosts(way: Way, options: Options
     assert hops(way.go(to("target", **options))) == ["target"]
 
 
+def over(name: str, way: Way) -> str:
+    """The command that many an inventory has in place of ProxyJump."""
+    return f"ssh -F {way.ssh_config} -o UserKnownHostsFile={way.known_hosts} -W %h:%p {name}"
+
+
 def test_of_a_command_and_a_jump_host_the_first_holds(way: Way) -> None:
     way.write("", target="ProxyCommand /bin/false")
     assert hops(way.go(to("target", ProxyJump="outer"))) == ["outer", "target"]
-    with pytest.raises(HostUnreachable):
-        way.go(to("target"))
+    way.write("", target="ProxyJump nowhere.invalid")
+    assert hops(way.go(to("target", ProxyCommand=over("outer", way)))) == ["target"]
+
+
+def test_a_command_is_run_by_a_shell_and_may_say_what_it_likes(way: Way) -> None:
+    command = f"sh -c 'echo noise >&2; exec \"$@\"' it {over('outer', way)}"
+    steps = way.go(to("target", ProxyCommand=f"{command} | cat"))
+    assert [step.what for step in steps] == ["tcp", "host key", "login"]
+    assert steps[0].found == "by ProxyCommand"
+
+
+def test_a_command_that_fails_is_quoted(way: Way) -> None:
+    with pytest.raises(HostUnreachable) as error:
+        way.go(to("target", ProxyCommand="sh -c 'echo the gate is closed >&2; exit 1'"))
+    assert "; its ProxyCommand says: the gate is closed. Try: " in said(error)
+
+
+def test_a_command_that_says_nothing_is_ended(way: Way) -> None:
+    config = replace(way.config, connect_timeout_s=0.2)
+    with pytest.raises(HostUnreachable) as error:
+        way.go(to("target", ProxyCommand="sleep 62.5"), config=config)
+    assert "no answer within 0.2 s" in said(error)
+    assert not processes_matching("sleep 62.5")
 
 
 # --- Options ------------------------------------------------------------------------------------
@@ -276,7 +314,7 @@ def test_a_jump_host_that_forwards_nothing_is_named_as_the_reason(
     way: Way, tmp_path: Path, target: OpenSSHServer
 ) -> None:
     with OpenSSHServer("AllowTcpForwarding no", host="127.0.0.22") as closed:
-        way = Way(tmp_path, target=target, closed=closed)
+        way = Way(tmp_path, way.loop, target=target, closed=closed)
         with pytest.raises(HostUnreachable) as error:
             way.go(to("target", ProxyJump="closed"))
     assert "target cannot be reached: its jump host says: open failed" in said(error)

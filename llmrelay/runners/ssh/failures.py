@@ -25,8 +25,14 @@ from .settings import Settings
 Offered = tuple[str, str, int, asyncssh.SSHKey]
 
 
-def connect_error(error: Exception, hop: Settings, offered: Offered | None) -> ConnectError:
-    """What asyncssh raised, told apart."""
+def connect_error(
+    error: Exception, hop: Settings, offered: Offered | None, proxy_said: str = ""
+) -> ConnectError:
+    """What asyncssh raised, told apart.
+
+    Args:
+        proxy_said: the last words of the ProxyCommand, if it had any.
+    """
     name = str(hop.address)
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return _host_key_error(error, hop, offered)
@@ -49,6 +55,8 @@ def connect_error(error: Exception, hop: Settings, offered: Offered | None) -> C
             reason += " (does its sshd_config have AllowTcpForwarding or PermitOpen?)"
     else:
         reason = reason_of(error)
+    if proxy_said:
+        reason += f"; its ProxyCommand says: {proxy_said.rstrip('.')}"
     return HostUnreachable(f"{name} cannot be reached: {reason}. Try: {hop.command}")
 
 

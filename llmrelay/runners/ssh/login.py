@@ -15,6 +15,7 @@ import asyncssh
 from ...errors import RunnerBroken
 from .channel import Channel, Receiver
 from .failures import Offered, connect_error, reason_of
+from .proxy import Proxy
 from .settings import Settings
 
 _CLOSE_S = 1.0
@@ -54,7 +55,8 @@ class Login:
         self.lost = asyncio.Event()
         self.loss = "it was closed"
         self._hop = hop
-        self._connection: asyncssh.SSHClientConnection
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._proxy: Proxy | None = None
         self._witness = _Witness(self, hop, on_step)
 
     async def make(self, tunnel: Login | None, silence_s: float | None) -> None:
@@ -64,7 +66,9 @@ class Login:
             ConnectError: whatever stands in the way, told apart.
         """
         hop = self._hop
-        through = None if tunnel is None else tunnel._connection
+        if tunnel is None and hop.proxy is not None:
+            self._proxy = Proxy(hop.proxy, str(hop.address))
+        through = self._proxy if tunnel is None else tunnel._connection
         kept_alive = {}
         if silence_s is not None:
             # Lost at the last of these: asyncssh asks after so long, and as often as it may.
@@ -74,7 +78,7 @@ class Login:
             }
         try:
             async with asyncio.timeout(hop.limit_s):
-                if tunnel is None:
+                if through is None:
                     await self._witness.resolve()
                 self._connection = await asyncssh.connect(
                     hop.address.host,
@@ -86,7 +90,11 @@ class Login:
                     **hop.arguments,
                 )
         except (asyncssh.Error, OSError, ValueError) as error:
-            raise connect_error(error, hop, self._witness.offered) from error
+            said = "" if self._proxy is None else self._proxy.said
+            raise connect_error(error, hop, self._witness.offered, said) from error
+        finally:
+            if self._connection is None and self._proxy is not None:
+                await self._proxy.end()
 
     async def open(self, command: str, receiver: Receiver) -> Channel:
         """Starts `command` on the host, without a terminal and without forwarding.
@@ -94,6 +102,7 @@ class Login:
         Raises:
             RunnerBroken: the host does not let us.
         """
+        assert self._connection is not None
         try:
             _, channel = await self._connection.create_session(
                 lambda: Channel(receiver),
@@ -111,6 +120,7 @@ class Login:
 
     async def close(self) -> None:
         """Says goodbye, but waits for nobody who does not answer."""
+        assert self._connection is not None
         self._connection.close()
         try:
             async with asyncio.timeout(_CLOSE_S):
@@ -120,6 +130,8 @@ class Login:
         finally:
             # Nor does it stay half closed if we are cancelled.
             self._connection.abort()
+            if self._proxy is not None:
+                await self._proxy.end()
         await self._connection.wait_closed()
 
     def is_lost(self, error: Exception | None) -> None:
@@ -147,9 +159,7 @@ class _Witness(asyncssh.SSHClient):
     async def resolve(self) -> None:
         """Looks the name up, if anybody wants to know how that goes."""
         options = self._hop.options
-        if self._on_step is None or (
-            options.proxy_command and "proxy_command" not in self._hop.arguments
-        ):
+        if self._on_step is None:
             return
         found = await self._loop.getaddrinfo(options.host, options.port)
         self._step("name", ", ".join(dict.fromkeys(str(each[4][0]) for each in found)))
@@ -158,7 +168,12 @@ class _Witness(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._connection = conn
-        self._step("tcp", f"{self._hop.options.host} port {self._hop.options.port}")
+        if self._login._proxy is not None:
+            self._step("tcp", "by ProxyCommand")
+            return
+        asked = self._hop.options.host, self._hop.options.port
+        host, port = (conn.get_extra_info("peername") or asked)[:2]
+        self._step("tcp", f"{host} port {port}")
 
     def begin_auth(self, username: str) -> None:
         key = self._connection.get_server_host_key()

@@ -51,6 +51,7 @@ class Settings:
         options: asyncssh's own, to look at.
         arguments: those of asyncssh.connect that lead to them.
         jumps: the jump hosts on the way, first hop first; empty without.
+        proxy: the ProxyCommand that leads there; None without.
         known_hosts: always something to verify against, if need be an empty list.
         command: what a person types to try the same.
         limit_s: the longest that it may take.
@@ -60,6 +61,7 @@ class Settings:
     options: asyncssh.SSHClientConnectionOptions
     arguments: dict[str, Any]
     jumps: tuple[HostAddress, ...]
+    proxy: str | None
     known_hosts: asyncssh.SSHKnownHosts
     command: str
     limit_s: float
@@ -99,7 +101,8 @@ async def resolved(
     Raises:
         UnusableConfig: a file cannot be read, or a setting not be understood.
     """
-    arguments: dict[str, Any] = {}
+    # The way to the host is login.py's; asyncssh would take its own.
+    arguments: dict[str, Any] = {"proxy_command": None}
     if address.user:
         arguments["username"] = address.user
     if address.port:
@@ -114,7 +117,7 @@ async def resolved(
                 None, host=address.host, **arguments
             )
             said = options.config.get_options(reload=False)
-            jumps = _way(said, arguments)
+            jumps, proxy = _way(said)
             known_hosts = _known_hosts(options, config)
         except (asyncssh.Error, OSError, ValueError) as error:
             raise UnusableConfig(
@@ -129,23 +132,24 @@ async def resolved(
             options,
             arguments,
             jumps,
+            proxy,
             known_hosts,
             _command(address, host, config, via),
             config.connect_timeout_s,
         )
 
 
-def _way(said: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[HostAddress, ...]:
-    """The jump hosts; those rule a ProxyCommand out, in `arguments`.
+def _way(said: Mapping[str, Any]) -> tuple[tuple[HostAddress, ...], str | None]:
+    """The jump hosts, or the ProxyCommand.
 
     Of ProxyJump and ProxyCommand the one that is said first holds, be it `none` (ssh_config(5));
     asyncssh would have both.
     """
     first = next((name for name in said if name in ("ProxyJump", "ProxyCommand")), None)
-    if first != "ProxyJump":
-        return ()
-    arguments["proxy_command"] = None
-    return tuple(parse_host(hop) for hop in (said[first] or "").split(",") if hop)
+    if first == "ProxyCommand":
+        return (), said[first]
+    hops = said[first] if first else None
+    return tuple(parse_host(hop) for hop in (hops or "").split(",") if hop), None
 
 
 @contextlib.contextmanager
