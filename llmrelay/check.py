@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from runner_payload.protocol import Call, End
 
@@ -25,6 +27,7 @@ from .errors import (
     RelayError,
     RunnerBroken,
     UnknownHostKey,
+    UnusableConfig,
     UpstreamNotFound,
 )
 from .peer_text import one_line
@@ -39,9 +42,11 @@ from .runners.ssh.login import Step
 from .secret import Keys, Secret
 
 # In this order they are taken; what fails is the one behind the last that went well, unless its
-# error says otherwise.
+# error says otherwise. `name` is there where we look it up, and not a jump host or a ProxyCommand.
 STEPS = ("name", "tcp", "host key", "login", "python", "openai", "upstream")
+JUMP_STEPS = (*STEPS[:4], "lost")
 _STEP_OF: dict[type[RelayError], str] = {
+    UnusableConfig: "settings",
     UnknownHostKey: "host key",
     ChangedHostKey: "host key",
     LoginRefused: "login",
@@ -71,19 +76,24 @@ class Hop:
 
 @dataclass(slots=True)
 class Report:
-    """One runner: the jump hosts before it, the first first, and itself."""
+    """One runner.
+
+    Attributes:
+        itself: its own host.
+        jumps: the jump hosts before it, the first first; shared with others behind them.
+        blocked_by: the one of them that did not let it through.
+    """
 
     spec: RunnerSpec
-    jumps: list[Hop]
     itself: Hop
+    jumps: list[Hop] = field(default_factory=list)
+    blocked_by: Hop | None = None
 
     @property
     def error(self) -> RelayError | None:
         """Why it cannot serve; None if all is well."""
-        for hop in (*self.jumps, self.itself):
-            if hop.failed is not None:
-                return hop.failed.error
-        return None
+        hop = self.blocked_by or self.itself
+        return None if hop.failed is None else hop.failed.error
 
 
 class Check:
@@ -95,7 +105,9 @@ class Check:
 
     def __init__(self, specs: Sequence[RunnerSpec], keys: Keys, config: Config) -> None:
         self._specs = specs
-        self._keys = keys
+        # Read before anything is connected: a terminal is asked for one, and nobody types as fast
+        # as hosts have to answer.
+        self._keys = [_read(keys, spec) for spec in specs]
         self._config = config
         self._slots = Slots(config.connects)
         self._jump_hops: dict[str, Hop] = {}
@@ -103,7 +115,10 @@ class Check:
     async def run(self) -> AsyncIterator[Report]:
         """The reports, in the order of the runners, each as soon as it is there."""
         async with Jumps(self._config, self._on_jump_step) as jumps:
-            tasks = [asyncio.ensure_future(self._runner(spec, jumps)) for spec in self._specs]
+            tasks = [
+                asyncio.ensure_future(self._runner(spec, key, jumps))
+                for spec, key in zip(self._specs, self._keys, strict=True)
+            ]
             try:
                 for task in tasks:
                     yield await task
@@ -112,57 +127,95 @@ class Check:
                     task.cancel()
                 await asyncio.wait(tasks)
 
-    def _on_jump_step(self, step: Step) -> None:
-        self._jump_hops.setdefault(step.hop, Hop(step.hop)).steps.append(step)
+    def _jump_hop(self, jump: JumpHost) -> Hop:
+        return self._jump_hops.setdefault(jump.name, Hop(jump.name))
 
-    async def _runner(self, spec: RunnerSpec, jumps: Jumps) -> Report:
-        report = Report(spec, [], Hop(spec.name))
-        hop = report.itself
-        clock = asyncio.get_running_loop().time
-        since_s = clock()
-        jump: JumpHost | None = None
+    def _on_jump_step(self, step: Step) -> None:
+        hop = self._jump_hops.setdefault(step.hop, Hop(step.hop))
+        # Its first attempt alone: while others are still checked it is tried again.
+        if hop.failed is None and step.what not in [each.what for each in hop.steps]:
+            hop.steps.append(step)
+
+    async def _runner(self, spec: RunnerSpec, key: Secret | ConnectError, jumps: Jumps) -> Report:
+        report = Report(spec, Hop(spec.name))
+        way = _Way(report.itself)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with self._slots.login():
-                    reached = reach.connect(spec.host, self._config, jumps, hop.steps.append)
+                    way.go_on()
+                    reached = reach.connect(spec.host, self._config, jumps, way.step, way.through)
                     connection = await stack.enter_async_context(reached)
-                jump = connection.jump
                 async with self._slots.start():
-                    await self._upstream_of(spec, connection, hop)
+                    way.go_on()
+                    await self._runner_on(connection, spec, key, way)
         except JumpHostDown as down:
-            jump = down.jump
-            culprit = down.culprit.name
-            lost = self._jump_hops.setdefault(culprit, Hop(culprit))
-            lost.failed = lost.failed or _failure(lost, down.error, clock() - since_s)
+            way.jump = down.jump
+            lost = report.blocked_by = self._jump_hop(down.culprit)
+            took_s = way.took_s - sum(step.took_s for step in lost.steps)
+            _fail(lost, down.error, took_s, JUMP_STEPS)
         except RelayError as error:
-            took_s = clock() - since_s - sum(step.took_s for step in hop.steps)
-            hop.failed = _failure(hop, error, max(0.0, took_s))
-        report.jumps = [
-            self._jump_hops.setdefault(each.name, Hop(each.name)) for each in _chain(jump)
-        ]
+            _fail(way.hop, error, way.took_s, STEPS if way.jump is None else STEPS[1:])
+        report.jumps = [self._jump_hop(each) for each in _chain(way.jump)]
         return report
 
-    async def _upstream_of(self, spec: RunnerSpec, connection: reach.Connection, hop: Hop) -> None:
+    async def _runner_on(
+        self,
+        connection: reach.Connection,
+        spec: RunnerSpec,
+        key: Secret | ConnectError,
+        way: _Way,
+    ) -> None:
         """Starts the runner and asks its upstream."""
-        missing: RelayError | None = None
-        try:
-            key = self._keys.read(spec.host.key)
-        except ConnectError as error:
-            key, missing = Secret("none"), error
-        clock = asyncio.get_running_loop().time
-        since_s = clock()
+        # Without a key it starts all the same, with a word in its place, and asks nobody.
+        word = key if isinstance(key, Secret) else Secret("none")
         started = await provision.start(
-            spec.name, connection, spec.host, self._config, key, lambda link, reason: None
+            spec.name, connection, spec.host, self._config, word, lambda link, reason: None
         )
         try:
-            hop.steps += _of_hello(spec, started, clock() - since_s)
-            if missing is not None:
-                raise missing
-            since_s = clock()
+            for step in _of_hello(spec, started, way.took_s):
+                way.step(step)
+            if not isinstance(key, Secret):
+                raise key
             found = await _models(started.link, spec)
-            hop.steps.append(Step(spec.name, "upstream", clock() - since_s, found))
+            way.step(Step(spec.name, "upstream", way.took_s, found))
         finally:
             started.link.fail("the check is over")
+
+
+class _Way:
+    """How far one runner's attempt has come, and since when it is at the next step."""
+
+    def __init__(self, hop: Hop) -> None:
+        self.hop = hop
+        self.jump: JumpHost | None = None
+        self._now_s = asyncio.get_running_loop().time
+        self._since_s = self._now_s()
+
+    @property
+    def took_s(self) -> float:
+        """What the step that is being taken took until now."""
+        return self._now_s() - self._since_s
+
+    def go_on(self) -> None:
+        """The next step begins now; what there was to wait for was not its own."""
+        self._since_s = self._now_s()
+
+    def step(self, step: Step) -> None:
+        """A step went well."""
+        self.hop.steps.append(step)
+        self.go_on()
+
+    def through(self, jump: JumpHost) -> None:
+        """The jump host is connected."""
+        self.jump = jump
+        self.go_on()
+
+
+def _read(keys: Keys, spec: RunnerSpec) -> Secret | ConnectError:
+    try:
+        return keys.read(spec.host.key)
+    except ConnectError as error:
+        return error
 
 
 def _chain(jump: JumpHost | None) -> list[JumpHost]:
@@ -179,10 +232,16 @@ def _of_hello(spec: RunnerSpec, started: Started, took_s: float) -> list[Step]:
     ]
 
 
-def _failure(hop: Hop, error: RelayError, took_s: float) -> Failed:
-    last = hop.steps[-1].what if hop.steps else None
-    following = STEPS[min(STEPS.index(last) + 1, len(STEPS) - 1)] if last else STEPS[0]
-    return Failed(_STEP_OF.get(type(error), following), took_s, error)
+def _fail(hop: Hop, error: RelayError, took_s: float, steps: Sequence[str]) -> None:
+    """The hop has failed, at the step behind those that it has; what was told of it first stays."""
+    if hop.failed is not None:
+        return
+    if hop.steps:
+        following = steps[min(steps.index(hop.steps[-1].what) + 1, len(steps) - 1)]
+    else:
+        unresolved = isinstance(error.__cause__, socket.gaierror)
+        following = "name" if unresolved else "tcp"
+    hop.failed = Failed(_STEP_OF.get(type(error), following), max(0.0, took_s), error)
 
 
 async def _models(link: Link, spec: RunnerSpec) -> str:
@@ -202,25 +261,33 @@ async def _models(link: Link, spec: RunnerSpec) -> str:
     if answer.failure is not None and not isinstance(answer.failure, UpstreamNotFound):
         raise answer.failure
     names = _names(bytes(answer.body))
-    missing = [name for _, name in spec.model_map if name not in names]
-    missing += [name for name in spec.models if not set("*?[") & set(name) and name not in names]
-    missing = [name for name in missing if name not in dict(spec.model_map)]
-    if missing and names:
-        raise UpstreamNotFound(
-            f"{spec.host.base_url} has no {' and no '.join(sorted(missing))}, which the inventory"
-            f" promises; it has {', '.join(sorted(names)[:10])}."
-        )
-    shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
     if not names:
         return f"{spec.host.base_url} answers, and lists no models"
-    return f"{spec.host.base_url} has {len(names)} model{'' if len(names) == 1 else 's'} ({shown})"
+    shown = [one_line(name, 100) for name in sorted(names)]
+    if missing := _missing(spec, names):
+        raise UpstreamNotFound(
+            f"{spec.host.base_url} has no {' and no '.join(missing)}, which the inventory"
+            f" promises; it has {', '.join(shown[:10])}{', …' if len(shown) > 10 else ''}."
+        )
+    some = ", ".join([*shown[:3], *(["…"] if len(shown) > 3 else [])])
+    return f"{spec.host.base_url} has {len(shown)} model{'' if len(shown) == 1 else 's'} ({some})"
+
+
+def _missing(spec: RunnerSpec, names: set[str]) -> list[str]:
+    """What the inventory promises and upstream does not have; a glob promises one at the least."""
+    asked = dict(spec.model_map)
+    promised = dict.fromkeys(
+        pattern
+        for pattern in spec.models
+        if not any(fnmatchcase(name, pattern) for name in names | asked.keys())
+    )
+    return list(promised | dict.fromkeys(name for name in asked.values() if name not in names))
 
 
 def _names(body: bytes) -> set[str]:
     """The ids in the answer to GET /models (OpenAI reference, "List models")."""
     try:
-        data = json.loads(body)["data"]
-        return {one_line(str(model["id"]), 100) for model in data}
+        return {str(model["id"]) for model in json.loads(body)["data"]}
     except (ValueError, KeyError, TypeError, RecursionError):
         return set()
 

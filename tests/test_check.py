@@ -1,4 +1,4 @@
-"""`llmrelay check` and `llmrelay inventory`: what is found on the way to each runner.
+"""`llmrelay check`: what is found on the way to each runner.
 
 OpenSSH's sshds, one of them a jump host, each with an upstream of its own.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command import llmrelay
 from tests.helpers.fleet import Fleet, blackhole
 from tests.helpers.front_end import KEY, ROOT
 from tests.helpers.openssh import OpenSSHServer, processes_matching, require_sshd
@@ -52,15 +52,6 @@ def options(fleet: Fleet, bastion: OpenSSHServer) -> list[str]:
     given = fleet.options()
     given[given.index("--ssh-config") + 1] = str(bastion.ssh_config("bastion"))
     return given
-
-
-def llmrelay(*arguments: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
-    return subprocess.run(
-        [sys.executable, "-m", "llmrelay", *arguments],
-        capture_output=True, text=True, timeout=30, cwd=ROOT, stdin=subprocess.DEVNULL,
-        env=clean | ({"OPENAI_API_KEY": key} if key else {}), check=False,
-    )  # fmt: skip
 
 
 def steps(text: str) -> dict[str, list[tuple[str, str]]]:
@@ -122,7 +113,10 @@ def test_every_hop_of_every_runner_is_tried_and_nothing_is_left(
         ({"ansible_python_interpreter": "/bin/true"}, "python", 16, "did not start"),
         ({"llmrelay_base_url": "http://127.0.0.1:1/v1"}, "upstream", 1, "cannot be reached"),
         ({"llmrelay_models": "gpt-9"}, "upstream", 1, "has no gpt-9, which the inventory promises"),
+        ({"llmrelay_models": "gpt-9*"}, "upstream", 1, "has no gpt-9*, which the inventory"),
         ({"llmrelay_model_map": "x=gpt-9"}, "upstream", 1, "has no gpt-9"),
+        ({"ansible_ssh_common_args": "-o Port=many"}, "settings", 3, "are of no use"),
+        ({"ansible_ssh_common_args": "-o ProxyCommand=/no/such"}, "tcp", 10, "cannot be reached"),
         ({"llmrelay_key_env": "NOT_SET"}, "upstream", 4, "NOT_SET, which llmrelay_key_env names"),
     ],
 )
@@ -146,6 +140,18 @@ def test_a_step_that_fails_says_what_mends_it(
     assert said in failed["error"]
 
 
+def test_a_proxy_command_that_ends_at_once_is_a_host_that_cannot_be_reached(
+    fleet: Fleet, bastion: OpenSSHServer
+) -> None:
+    a, _ = fleet.hosts
+    # Several, as it is a race whether it is gone before or after the first byte is written to it.
+    ends = {"ansible_ssh_common_args": "-o ProxyCommand=false", "llmrelay_instances": "12"}
+    fleet.write(a.line(**ends))
+    ran = llmrelay("check", *options(fleet, bastion))
+    assert (ran.returncode, ran.stderr) == (10, "")
+    assert ran.stdout.count("cannot be reached") == 12
+
+
 def test_a_jump_host_that_fails_is_shown_once(fleet: Fleet, bastion: OpenSSHServer) -> None:
     a, b = fleet.hosts
     fleet.trust()  # but not the jump host
@@ -158,6 +164,64 @@ def test_a_jump_host_that_fails_is_shown_once(fleet: Fleet, bastion: OpenSSHServ
         "b": [("jump", "FAILED")],
     }
     assert ran.stdout.count("The host key of bastion is not known") == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "after", "step"),
+    [
+        ({"ansible_port": "1"}, [], "tcp"),
+        ({"ansible_host": "no-such-host.invalid"}, [], "tcp"),  # the jump host looks it up
+        ({"ansible_user": "nobody-here"}, DIRECT[1:3], "login"),
+    ],
+)
+def test_what_fails_behind_a_jump_host_is_not_the_jump_hosts(
+    fleet: Fleet,
+    bastion: OpenSSHServer,
+    variables: dict[str, str],
+    after: list[tuple[str, str]],
+    step: str,
+) -> None:
+    a, _ = fleet.hosts
+    fleet.write(a.line(ansible_ssh_common_args="-J bastion", **variables))
+    ran = llmrelay("check", *options(fleet, bastion))
+    assert steps(ran.stdout) == {"bastion": DIRECT, "a": [*after, (step, "FAILED")]}
+
+
+def test_of_jump_hosts_in_a_row_the_one_that_is_down_is_named(
+    fleet: Fleet, bastion: OpenSSHServer
+) -> None:
+    a, b = fleet.hosts
+    fleet.trust()  # but not the first of the two
+    b_host = b.server
+    config = fleet.folder / "two_jump_hosts"
+    config.write_text(
+        bastion.ssh_config("outer").read_text() + b_host.ssh_config("inner").read_text()
+    )
+    fleet.write(a.line(ansible_ssh_common_args="-J outer,inner"))
+    given = fleet.options()
+    given[given.index("--ssh-config") + 1] = str(config)
+    ran = llmrelay("check", *given)
+    assert ran.returncode == 11
+    assert steps(ran.stdout) == {
+        "outer": [*DIRECT[:2], ("host key", "FAILED")],
+        "a": [("jump", "FAILED")],
+    }
+    assert "outer is in the way" in ran.stdout
+
+
+def test_a_jump_host_that_is_tried_again_meanwhile_is_told_of_once(
+    fleet: Fleet, bastion: OpenSSHServer
+) -> None:
+    a, b = fleet.hosts
+    closed = fleet.folder / "closed"
+    closed.write_text("Host bastion\n HostName 127.0.0.1\n Port 1\n")
+    with blackhole() as port:
+        silent = a.line(ansible_host="127.0.0.1", ansible_port=str(port))
+        fleet.write(silent, b.line(ansible_ssh_common_args="-J bastion"))
+        given = fleet.options()
+        given[given.index("--ssh-config") + 1] = str(closed)
+        ran = llmrelay("check", *given, "--connect-timeout", "3")
+    assert steps(ran.stdout)["bastion"] == [DIRECT[0], ("tcp", "FAILED")]
 
 
 def test_a_host_that_does_not_answer_holds_up_no_other(
@@ -204,41 +268,5 @@ def connecting_to(port: int) -> bool:
     return sum(each[2].endswith(f":{port:04X}") and each[3] == "02" for each in waiting) > 1
 
 
-def test_inventory_shows_what_is_understood(tmp_path: Path) -> None:
-    file = tmp_path / "hosts"
-    file.write_text(
-        "lone\n[gpu]\ng1 ansible_user=u llmrelay_key_env=K\n"
-        "g2 ansible_ssh_common_args='-J gate -o ControlMaster=auto' llmrelay_models=llama-*\n"
-        "[site:children]\ngpu\n"
-    )
-    ran = llmrelay("inventory", "--inventory", str(file), key="")
-    assert ran.returncode == 0
-    assert ran.stdout == (
-        "runner  where        groups    models   upstream                   calls  key\n"
-        "lone    lone         -         *        https://api.openai.com/v1  1024   of serve\n"
-        "g1      u@g1         gpu,site  *        https://api.openai.com/v1  1024   $K\n"
-        "g2      g2 via gate  gpu,site  llama-*  https://api.openai.com/v1  1024   of serve\n"
-    )
-    assert ran.stderr == (
-        f"llmrelay: warning: {file}:4: ansible_ssh_common_args: -o ControlMaster=auto"
-        " is not honoured\n"
-    )
-    graph = llmrelay("inventory", "--inventory", str(file), "--graph", key="")
-    theirs = subprocess.run(
-        [Path(sys.executable).parent / "ansible-inventory", "-i", file, "--graph"],
-        capture_output=True, text=True, check=True, env={**os.environ, "HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert graph.stdout == theirs.stdout
-    said = json.loads(llmrelay("inventory", "--inventory", str(file), "--json", key="").stdout)
-    assert [each["name"] for each in said] == ["lone", "g1", "g2"]
-    assert said[2]["ssh_options"] == [["ProxyJump", "gate"]]
-
-
-def test_inventory_refuses_what_serve_would_refuse(tmp_path: Path) -> None:
-    file = tmp_path / "hosts"
-    file.write_text("h llmrelay_weigth=2\n")
-    ran = llmrelay("inventory", "--inventory", str(file))
-    assert (ran.returncode, ran.stdout) == (3, "")
-    assert "hosts:1: there is no variable llmrelay_weigth; did you mean" in ran.stderr
-    assert llmrelay("inventory").returncode == 2
+def test_nothing_to_check_is_an_error_of_the_command_line() -> None:
     assert llmrelay("check").returncode == 2

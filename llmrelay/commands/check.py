@@ -21,6 +21,7 @@ from ..runners.ssh.login import Step
 from ..secret import Keys
 from ..signals import EndedBySignal
 from .arguments import add_options, config_of, run
+from .output import say, warn
 
 if TYPE_CHECKING:
     from .arguments import Subparsers
@@ -63,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         raise EndedBySignal(signal.SIGINT) from None
     if arguments.json:
-        print(json.dumps([_object(report) for report in reports], indent=2))  # noqa: T201
+        say(json.dumps([_object(report) for report in reports], indent=2, ensure_ascii=False))
     error = next((report.error for report in reports if report.error), None)
     return 0 if error is None else _exit_status(error)
 
@@ -71,17 +72,17 @@ def _run(arguments: argparse.Namespace) -> int:
 async def _check(config: Config, *, as_text: bool) -> list[Report]:
     understood = load(config)
     for warning in understood.warnings:
-        print(f"llmrelay: warning: {warning}", file=sys.stderr)  # noqa: T201
+        warn(warning)
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     reports: list[Report] = []
     shown: set[str] = set()
     async for report in Check(understood.specs, Keys(config, os.environ), config).run():
         reports.append(report)
         if as_text:
-            print("\n".join(_lines(report, shown, colours)), flush=True)  # noqa: T201
+            say("\n".join(_lines(report, shown, colours)))
     if as_text:
         well = sum(report.error is None for report in reports)
-        print(f"\n{well} of {len(reports)} runners are well.")  # noqa: T201
+        say(f"\n{well} of {len(reports)} runners are well.")
     return reports
 
 
@@ -95,27 +96,26 @@ def _exit_status(error: RelayError) -> int:
 def _lines(report: Report, shown: set[str], colours: bool) -> Iterator[str]:
     """A runner's part, and before it those of its jump hosts that were not shown yet."""
     for jump in report.jumps:
-        if jump.name not in shown:
+        # One behind a jump host that is down was not tried.
+        if jump.name not in shown and (jump.steps or jump.failed):
             shown.add(jump.name)
             yield f"{jump.name} (jump host)"
             yield from _hop_lines(jump, colours)
     yield f"{report.spec.name} ({where(report.spec.host)})"
-    down = next((jump for jump in report.jumps if jump.failed), None)
-    if down is not None:
-        yield _line("jump", "", 0.0, f"{down.name} is in the way, see above", colours, ok=False)
+    if (down := report.blocked_by) is not None:
+        yield _line("jump", 0.0, f"{down.name} is in the way, see above", colours, ok=False)
     yield from _hop_lines(report.itself, colours)
 
 
 def _hop_lines(hop: Hop, colours: bool) -> Iterator[str]:
     for step in hop.steps:
-        yield _line(step.what, "ok", step.took_s, step.found, colours, ok=True)
+        yield _line(step.what, step.took_s, step.found, colours, ok=True)
     if (failed := hop.failed) is not None:
-        said = failed.error.message
-        yield _line(failed.what, "FAILED", failed.took_s, said, colours, ok=False)
+        yield _line(failed.what, failed.took_s, failed.error.message, colours, ok=False)
 
 
-def _line(what: str, how: str, took_s: float, found: str, colours: bool, *, ok: bool) -> str:
-    how = f"{how or 'FAILED':6}"
+def _line(what: str, took_s: float, found: str, colours: bool, *, ok: bool) -> str:
+    how = f"{'ok' if ok else 'FAILED':6}"
     if colours:
         how = f"{_GREEN if ok else _RED}{how}{_PLAIN}"
     return f"  {what:<9} {how} {took_s * 1000:6.0f} ms  {found}"

@@ -7,7 +7,7 @@ keeps those that several hosts share, local.py needs none.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from ..config import Config
@@ -45,9 +45,17 @@ class Connection:
 
 @contextlib.asynccontextmanager
 async def connect(
-    host: HostSpec, config: Config, jumps: Jumps, on_step: OnStep | None = None
+    host: HostSpec,
+    config: Config,
+    jumps: Jumps,
+    on_step: OnStep | None = None,
+    on_jump: Callable[[JumpHost], None] | None = None,
 ) -> AsyncIterator[Connection]:
     """A connection to `host`, through its jump hosts; closed on exit.
+
+    Args:
+        on_step: hears of the steps towards the host itself.
+        on_jump: hears of the jump host before it, once that is connected.
 
     Raises:
         ConnectError: whatever stands in the way, told apart.
@@ -64,5 +72,8 @@ async def connect(
             if settings.jumps:
                 jump = await jumps.to(settings.jumps)
                 stack.enter_context(jump.needed())
+                await jump.login()
+                if on_jump is not None:
+                    on_jump(jump)
             login = await stack.enter_async_context(logged_in(settings, jump, on_step))
         yield Connection(login, jump)
