@@ -80,6 +80,11 @@ def errors_page() -> str:
             *(f"| {kind.exit_code} | {_summary(kind)} |" for kind in started),
             "| 130, 143 | A second Ctrl-C or SIGTERM, or one before anything was served. |",
             "",
+            "`llmrelay check` ends with 0 if all is well, else with the status of the first runner"
+            " that is not: one of these, or 1 if it is its upstream. `inventory`, `check` and"
+            " `token` end with 1 if their output cannot be written, and with 141 if nobody reads"
+            " it any more.",
+            "",
         ]
     )
 

@@ -138,6 +138,9 @@ def test_a_step_that_fails_says_what_mends_it(
     assert all(each["ok"] for each in before)
     assert (failed["step"], failed["exit_status"]) == (step, status)
     assert said in failed["error"]
+    page = (ROOT / "docs/inventory.md").read_text()
+    assert [key for key in {*broken, *well["steps"][0], *failed} if f"`{key}`" not in page] == []
+    assert [each["step"] for each in broken["steps"] if f"`{each['step']}`" not in page] == []
 
 
 def test_a_proxy_command_that_ends_at_once_is_a_host_that_cannot_be_reached(
