@@ -169,13 +169,14 @@ class _Witness(asyncssh.SSHClient):
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._connection = conn
         if self._login._proxy is not None:
-            self._step("tcp", "by ProxyCommand")
-            return
+            return  # it runs, but whether it leads anywhere is seen by what comes
         asked = self._hop.options.host, self._hop.options.port
         host, port = (conn.get_extra_info("peername") or asked)[:2]
         self._step("tcp", f"{host} port {port}")
 
     def begin_auth(self, username: str) -> None:
+        if self._login._proxy is not None:
+            self._step("tcp", "by ProxyCommand")
         key = self._connection.get_server_host_key()
         if key is not None:
             self._step("host key", f"{key.get_algorithm()} {key.get_fingerprint()}")
