@@ -32,12 +32,15 @@ class RelayError(Exception):
         allow: methods for the Allow header (405 only; RFC 9110, section 10.2.1).
         challenge: for WWW-Authenticate: what to ask with (RFC 9110, section 11.6.1).
 
-    `retry` says where a call that ended so may be tried again.
+    `retry` says where a call that ended so may be tried again; `fault`, whether it is its runner's
+    or its upstream's own, and not the request's: such a runner is asked less. A quota that is used
+    up is one: it refuses at once, and would draw all calls to where none is answered.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     retry: ClassVar[Retry] = Retry.NEVER
+    fault: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -196,6 +199,7 @@ class RunnerLost(RelayError):
     """The runner went away before upstream answered."""
 
     status, code = 502, "runner_lost"
+    fault = True
     retry = Retry.OTHER_RUNNER
 
 
@@ -203,6 +207,7 @@ class RunnerFailed(RelayError):
     """The runner broke the protocol or hit a bug of its own."""
 
     status, code = 502, "runner_failed"
+    fault = True
     retry = Retry.OTHER_RUNNER
 
 
@@ -213,6 +218,7 @@ class UpstreamAuth(RelayError):
     """Upstream refuses the key: the operator's fault, not the client's."""
 
     status, code = 502, "upstream_auth"
+    fault = True
 
 
 class UpstreamBadRequest(RelayError):
@@ -237,6 +243,7 @@ class UpstreamRateLimited(RelayError):
     """Upstream's rate or quota is used up (429), with its Retry-After."""
 
     status, code = 429, "upstream_rate_limited"
+    fault = True
     retry = Retry.OTHER_UPSTREAM
 
 
@@ -244,6 +251,7 @@ class UpstreamUnavailable(RelayError):
     """Upstream answered 5xx, or no connection to it could be made."""
 
     status, code = 502, "upstream_unavailable"
+    fault = True
     retry = Retry.OTHER_RUNNER
 
 
@@ -251,6 +259,7 @@ class UpstreamBroken(RelayError):
     """Upstream answered with something that is not an answer, or broke it off."""
 
     status, code = 502, "upstream_broken"
+    fault = True
     retry = Retry.OTHER_RUNNER
 
 
@@ -258,12 +267,14 @@ class UpstreamErrorEvent(RelayError):
     """Upstream sent an error inside its stream."""
 
     status, code = 502, "upstream_error_event"
+    fault = True
 
 
 class UpstreamIncomplete(RelayError):
     """Upstream's stream ended without a finish_reason and without [DONE]."""
 
     status, code = 502, "upstream_incomplete"
+    fault = True
     retry = Retry.OTHER_RUNNER
 
 
@@ -271,6 +282,7 @@ class UpstreamTimeout(RelayError):
     """Upstream was silent past the limit."""
 
     status, code = 504, "upstream_timeout"
+    fault = True
 
 
 # --- A runner could not be started: each with an exit code of its own ---------------------------

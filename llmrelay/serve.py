@@ -112,8 +112,8 @@ class FrontEnd:
                 fleet.apply(self._read.plan)
                 upkeep = [group.create_task(self._keep_up_to_date(fleet))]
                 if self._config.watch:
-                    files = lambda: self._read.files  # noqa: E731
-                    upkeep.append(group.create_task(watch(files, self.reload_wanted.set)))
+                    watching = watch(lambda: self._read.files, self.reload_wanted.set)
+                    upkeep.append(group.create_task(watching))
                 try:
                     await fleet.first_ready()
                     await self._server.start()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.helpers.fleet import Fleet
 from tests.helpers.front_end import FrontEndProcess, runner_options
 from tests.helpers.openssh import OpenSSHServer, require_sshd
 from tests.helpers.upstream import ScriptedUpstream, ThreadedUpstream, answer
@@ -27,6 +28,14 @@ def sshd() -> Iterator[OpenSSHServer]:
     require_sshd()
     with OpenSSHServer() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def two_hosts() -> Iterator[Fleet]:
+    """A module's own, as it may have been left by the test before."""
+    require_sshd()
+    with Fleet(2) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -30,28 +30,19 @@ def bastion() -> Iterator[OpenSSHServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Fleet]:
-    require_sshd()
-    with Fleet(2) as running:
-        yield running
-
-
 @pytest.fixture
-def fleet(hosts: Fleet, bastion: OpenSSHServer) -> Fleet:
+def fleet(two_hosts: Fleet, bastion: OpenSSHServer) -> Fleet:
     """Two hosts, the second behind the jump host."""
-    hosts.trust(bastion.known_hosts)
-    a, b = hosts.hosts
-    for host in hosts.hosts:
+    two_hosts.trust(bastion.known_hosts)
+    a, b = two_hosts.hosts
+    for host in two_hosts.hosts:
         host.script.models = ("gpt-4o-mini", "llama-3")
-    hosts.write(a.line(), b.line(ansible_ssh_common_args="-J bastion"))
-    return hosts
+    two_hosts.write(a.line(), b.line(ansible_ssh_common_args="-J bastion"))
+    return two_hosts
 
 
 def options(fleet: Fleet, bastion: OpenSSHServer) -> list[str]:
-    given = fleet.options()
-    given[given.index("--ssh-config") + 1] = str(bastion.ssh_config("bastion"))
-    return given
+    return fleet.options(bastion.ssh_config("bastion"))
 
 
 def steps(text: str) -> dict[str, list[tuple[str, str]]]:
@@ -201,8 +192,7 @@ def test_of_jump_hosts_in_a_row_the_one_that_is_down_is_named(
         bastion.ssh_config("outer").read_text() + b_host.ssh_config("inner").read_text()
     )
     fleet.write(a.line(ansible_ssh_common_args="-J outer,inner"))
-    given = fleet.options()
-    given[given.index("--ssh-config") + 1] = str(config)
+    given = fleet.options(config)
     ran = llmrelay("check", *given)
     assert ran.returncode == 11
     assert steps(ran.stdout) == {
@@ -221,8 +211,7 @@ def test_a_jump_host_that_is_tried_again_meanwhile_is_told_of_once(
     with blackhole() as port:
         silent = a.line(ansible_host="127.0.0.1", ansible_port=str(port))
         fleet.write(silent, b.line(ansible_ssh_common_args="-J bastion"))
-        given = fleet.options()
-        given[given.index("--ssh-config") + 1] = str(closed)
+        given = fleet.options(closed)
         ran = llmrelay("check", *given, "--connect-timeout", "3")
     assert steps(ran.stdout)["bastion"] == [DIRECT[0], ("tcp", "FAILED")]
 

@@ -26,13 +26,6 @@ from tests.helpers.openssh import (
 JUMP = {"ansible_ssh_common_args": "-J bastion"}
 
 
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Fleet]:
-    require_sshd()
-    with Fleet(2) as running:
-        yield running
-
-
 @pytest.fixture
 def bastion() -> Iterator[OpenSSHServer]:
     require_sshd()
@@ -41,18 +34,16 @@ def bastion() -> Iterator[OpenSSHServer]:
 
 
 @pytest.fixture
-def fleet(hosts: Fleet, bastion: OpenSSHServer) -> Fleet:
+def fleet(two_hosts: Fleet, bastion: OpenSSHServer) -> Fleet:
     """The two hosts, both behind the jump host."""
-    hosts.trust(bastion.known_hosts)
-    hosts.write(*(host.line(**JUMP) for host in hosts.hosts))
-    return hosts
+    two_hosts.trust(bastion.known_hosts)
+    two_hosts.write(*(host.line(**JUMP) for host in two_hosts.hosts))
+    return two_hosts
 
 
 def options(fleet: Fleet, bastion: OpenSSHServer, *more: str) -> list[str]:
     """Those of `serve`, with an ssh_config that knows the jump host."""
-    given = fleet.options()
-    given[given.index("--ssh-config") + 1] = str(bastion.ssh_config("bastion"))
-    return [*given, *more]
+    return [*fleet.options(bastion.ssh_config("bastion")), *more]
 
 
 def logins(server: OpenSSHServer) -> int:

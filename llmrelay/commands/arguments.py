@@ -74,6 +74,12 @@ def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
     return convert
 
 
+def require_runners(arguments: argparse.Namespace) -> None:
+    """Ends a command that was told of no runner, as argparse ends a wrong one."""
+    if not arguments.runners and arguments.inventory is None:
+        arguments.refuse("give --runner [USER@]HOST or --inventory FILE")
+
+
 def config_of(arguments: argparse.Namespace, **given: Any) -> Config:
     """The Config that the arguments say; what a command does not take is as by default.
 

@@ -16,11 +16,12 @@ from ..config import Config
 from ..errors import ConnectError, RelayError
 from ..inventory.load import load
 from ..inventory.show import where
+from ..option import Option
 from ..runner_options import RUNNERS
 from ..runners.ssh.login import Step
 from ..secret import Keys
 from ..signals import EndedBySignal
-from .arguments import add_options, config_of, run
+from .arguments import add_options, config_of, require_runners, run
 from .output import say, warn
 
 if TYPE_CHECKING:
@@ -47,17 +48,14 @@ def add(commands: Subparsers) -> None:
     add_options(parser, _is_wanted)
 
 
-def _is_wanted(name: str, option: object) -> bool:
-    group = getattr(option, "group", None)
-    return (group == RUNNERS and name not in ("watch", "balance")) or name in (
-        "connect_timeout_s",
-        "connects",
-    )
+def _is_wanted(name: str, option: Option) -> bool:
+    if name in ("connect_timeout_s", "connects"):
+        return True
+    return option.group == RUNNERS and name not in ("watch", "balance")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if not arguments.runners and arguments.inventory is None:
-        arguments.refuse("give --runner [USER@]HOST or --inventory FILE")
+    require_runners(arguments)
     log.configure("error", "text")
     try:
         reports = run(_check(config_of(arguments), as_text=not arguments.json))

@@ -1,7 +1,7 @@
 """What commands print: what was asked for on standard output, the rest on stderr.
 
 Whoever reads it may be gone and its disk full; that ends a command in words (../cli.py), and not in
-a traceback. `serve`, which goes on all the same, does without. Knows no command.
+a traceback. Knows no command.
 """
 
 from __future__ import annotations

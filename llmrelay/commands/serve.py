@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from ..errors import UnusableConfig
 from ..secret import Keys
 from ..serve import serve
 from ..values import Listen, ListenAddress, parse_port
-from .arguments import add_options, checked, config_of, run
+from .arguments import add_options, checked, config_of, require_runners, run
+from .output import OutputLost, say
 
 if TYPE_CHECKING:
     from .arguments import Subparsers
@@ -42,8 +43,7 @@ def add(commands: Subparsers) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if not arguments.runners and arguments.inventory is None:
-        arguments.refuse("give --runner [USER@]HOST or --inventory FILE")
+    require_runners(arguments)
     handed_in = systemd.handed_in_sockets(os.environ)
     notifier = systemd.Notifier(os.environ)
     config = _config(arguments, listens_already=bool(handed_in))
@@ -53,11 +53,9 @@ def _run(arguments: argparse.Namespace) -> int:
         notifier.ready()
         scheme = "https" if config.tls_cert else "http"
         where = " and ".join(_url(scheme, address) for address in addresses)
-        try:
-            print(f"llmrelay is ready on {where} ({runners})", flush=True)  # noqa: T201
-        except OSError:  # nobody reads it, which is no reason not to serve
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        # Nobody reads it? That is no reason not to serve.
+        with contextlib.suppress(OutputLost):
+            say(f"llmrelay is ready on {where} ({runners})")
 
     run(serve(config, Keys(config, os.environ), announce, notifier, handed_in))
     return 0

@@ -18,6 +18,7 @@ from typing import Self
 from ..config import Config
 from ..errors import ConnectError, HostUnreachable, UnusableConfig
 from ..values import HostAddress
+from . import unforeseen
 from .backoff import Backoff
 from .ssh.login import Login, OnStep, log_in
 from .ssh.settings import Settings, resolved
@@ -32,7 +33,7 @@ IDLE_S = 60.0
 _SOONER = 0.3
 
 
-class JumpHostDown(Exception):
+class JumpHostDown(ConnectError):
     """A host cannot be reached, as the jump host before it cannot.
 
     Attributes:
@@ -174,9 +175,10 @@ class JumpHost:
             error: ConnectError
             try:
                 self._settled.clear()
-                async with self._connected() as login:
-                    up_at_s = loop.time()
-                    await login.lost.wait()
+                with unforeseen.told(f"jump host {self.name}"):
+                    async with self._connected() as login:
+                        up_at_s = loop.time()
+                        await login.lost.wait()
                 error = HostUnreachable(f"{self.name} was lost: {login.loss}.")
                 if self.before is not None and not self.before.is_up:
                     raise JumpHostDown(self.before, error)
@@ -189,10 +191,6 @@ class JumpHost:
                 continue
             except ConnectError as connect_error:
                 error = connect_error
-            except Exception:
-                # As in runner.py: what is behind it is worth more than an exit.
-                logger.exception("jump host %s: connecting failed", self.name)
-                error = HostUnreachable("Connecting failed in a way that was not foreseen.")
             lived_s = 0.0 if up_at_s is None else loop.time() - up_at_s
             await self._wait(error, backoff.next_s(error, lived_s))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 from runner_payload.protocol import (
     MARKER,
@@ -42,6 +41,7 @@ from ..errors import BY_CODE, BadRequest, RelayError, RunnerFailed, RunnerLost
 from ..peer_text import one_line
 from ..secret import Secret
 from .call import LinkCall, OnOver, Sink
+from .channel import ByteChannel
 from .stderr import StderrLog
 
 logger = logging.getLogger("llmrelay.runner")
@@ -50,16 +50,6 @@ logger = logging.getLogger("llmrelay.runner")
 # What calls may queue in one loop turn before they wait: prompts in small pieces hold up nobody
 # only if few pieces stand in front of a CANCEL.
 MAX_UNSENT_BYTES = 256 * 1024
-
-
-class ByteChannel(Protocol):
-    """What a link runs over: the stdin of a runner."""
-
-    @property
-    def congested(self) -> bool: ...
-    async def writable(self) -> None: ...
-    def write(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
 
 
 class Link:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import cast
 
 from ..errors import RunnerBroken
-from .ssh.channel import Receiver
+from .channel import HIGH_WATER_BYTES, Backlog, Receiver
 
 # A runner ends as soon as its stdin does, after it has closed its upstream connections.
 _END_S = 5.0
-_HIGH_WATER_BYTES = 256 * 1024
 
 # Ours that a command gets, as it would from a login, and what leads it to its upstream. Nothing
 # else: another runner's key may be in a variable (llmrelay_key_env).
@@ -83,26 +82,16 @@ def _home() -> str:
     return str(home) if os.access(home, os.X_OK) else "/"
 
 
-class Child(asyncio.SubprocessProtocol):
+class Child(Backlog, asyncio.SubprocessProtocol):
     """A command that runs here."""
 
     def __init__(self, receiver: Receiver) -> None:
+        super().__init__()
         self._receiver = receiver
         self._transport: asyncio.SubprocessTransport
         self._stdin: asyncio.WriteTransport
-        self._writable = asyncio.Event()
-        self._writable.set()
         self._kill: asyncio.TimerHandle | None = None
         self.over = asyncio.Event()
-
-    @property
-    def congested(self) -> bool:
-        """More is unsent than should be; wait for writable() before writing more of a prompt."""
-        return not self._writable.is_set()
-
-    async def writable(self) -> None:
-        """Returns when the backlog has gone, or the command."""
-        await self._writable.wait()
 
     def write(self, data: bytes) -> None:
         """Sends `data` to its stdin; to one that is closed, nowhere."""
@@ -132,19 +121,13 @@ class Child(asyncio.SubprocessProtocol):
         self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
         # uvloop hears of a command that ends at once before it tells us that there was one.
         if not self._stdin.is_closing():
-            self._stdin.set_write_buffer_limits(_HIGH_WATER_BYTES)
+            self._stdin.set_write_buffer_limits(HIGH_WATER_BYTES)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 1:
             self._receiver.feed(data)
         else:
             self._receiver.feed_stderr(data)
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
 
     def process_exited(self) -> None:
         # Whoever else has its pipes is not waited for, once nobody wants to hear any more.
@@ -154,7 +137,7 @@ class Child(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The process has ended, and its pipes are closed."""
         self.over.set()
-        self._writable.set()
+        self.resume_writing()
         if self._kill is not None:
             self._kill.cancel()
         self._transport.close()

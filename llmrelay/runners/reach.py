@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from ..config import Config
+from .channel import ByteChannel, Receiver
 from .jump import JumpHost, Jumps, logged_in
-from .link import ByteChannel
 from .local import Here
 from .spec import HostSpec
-from .ssh.channel import Receiver
 from .ssh.login import OnStep
 from .ssh.settings import resolved
 

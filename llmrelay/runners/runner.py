@@ -22,7 +22,7 @@ from ..config import Config
 from ..errors import ConnectError, NoRunner, RelayError, RunnerBroken
 from ..peer_text import one_line
 from ..secret import Secret
-from . import provision, reach
+from . import provision, reach, unforeseen
 from .backoff import Backoff
 from .call import LinkCall, OnOver, Sink
 from .jump import JumpHost, JumpHostDown, Jumps
@@ -266,6 +266,7 @@ class Runner:
         """One connection: made, used, closed. Never raises what a host or a network can cause."""
         try:
             async with contextlib.AsyncExitStack() as stack:
+                stack.enter_context(unforeseen.told(self.name))
                 async with self._slots.login():
                     reached = reach.connect(life.host, self._config, self._jumps)
                     connection = await stack.enter_async_context(reached)
@@ -279,11 +280,6 @@ class Runner:
             life.error, life.jump = down.error, down.jump
         except ConnectError as error:
             life.error = error
-        except Exception:
-            # A bug of ours, or of a library on a bad day: the other calls of this front-end, and
-            # the next attempt, are worth more than an exit.
-            logger.exception("%s: connecting failed", self.name)
-            life.error = RunnerBroken("Connecting failed in a way that was not foreseen.")
 
     async def _start(self, connection: reach.Connection, life: _Life) -> Started:
         def on_lost(link: Link, reason: str) -> None:

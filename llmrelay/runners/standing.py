@@ -11,18 +11,7 @@ import enum
 
 from runner_payload.protocol import End
 
-from ..errors import (
-    RelayError,
-    RunnerFailed,
-    RunnerLost,
-    UpstreamAuth,
-    UpstreamBroken,
-    UpstreamErrorEvent,
-    UpstreamIncomplete,
-    UpstreamRateLimited,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
+from ..errors import RelayError
 from .breaker import Breaker
 from .spec import RunnerSpec
 
@@ -35,20 +24,6 @@ _LEAST = 0.01
 # From here on it did well: where few calls come, each goes to one of the best, and the last trace
 # of a failure would keep a runner without any for a quarter of an hour.
 _WELL = 0.95
-
-# Errors that are a runner's or its upstream's own, and not the request's. A quota that is used up
-# is one: it refuses at once, and would draw all calls to where none is answered.
-_FAILURES = (
-    RunnerFailed,
-    RunnerLost,
-    UpstreamAuth,
-    UpstreamBroken,
-    UpstreamErrorEvent,
-    UpstreamIncomplete,
-    UpstreamRateLimited,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
 
 
 class Outcome(enum.Enum):
@@ -63,7 +38,7 @@ def outcome_of(ending: End | RelayError | None) -> Outcome:
     """What it says that a call ended so; None if we have cancelled it."""
     if ending is None:
         return Outcome.ABANDONED
-    return Outcome.FAILED if isinstance(ending, _FAILURES) else Outcome.OK
+    return Outcome.FAILED if isinstance(ending, RelayError) and ending.fault else Outcome.OK
 
 
 class Standing:

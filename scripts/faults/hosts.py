@@ -18,9 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
+from tests.helpers.held import Held
 from tests.helpers.openssh import generate_key, known_hosts_line
 
 PORT = 2222
@@ -149,44 +149,32 @@ def _kill(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-class Hosts:
+class Hosts(Held):
     """All of them; `behind` names those whose cable goes to another host."""
 
     def __init__(self, names: Sequence[str], behind: Mapping[str, str] | None = None) -> None:
         self._names = names
         self._behind = dict(behind or {})
-        self._cleanup = contextlib.ExitStack()
         self.by_name: dict[str, Host] = {}
 
-    def __enter__(self) -> Self:
+    def _take(self, cleanup: contextlib.ExitStack) -> None:
         if os.geteuid() != 0:
             raise SystemExit("Network namespaces take root.")
         # Ours is one, too (scripts/chaos), and new.
         run("ip", "link", "set", "lo", "up")
-        with contextlib.ExitStack() as cleanup:
-            self.folder = Path(tempfile.mkdtemp(prefix="llmrelay-chaos-"))
-            cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            self.folder.chmod(0o711)
-            self.identity = generate_key(self.folder / "identity")
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-            for number, name in enumerate(self._names, 1):
-                host = Host(name, number, self)
-                self.by_name[name] = host
-                cleanup.enter_context(_namespace(host.namespace))
-                cleanup.callback(host.end)
-                self._plug(host, number)
-                host.start()
-            self._write_known_hosts()
-            self._cleanup = cleanup.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._cleanup.close()
+        self.folder = Path(tempfile.mkdtemp(prefix="llmrelay-chaos-"))
+        cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder.chmod(0o711)
+        self.identity = generate_key(self.folder / "identity")
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        for number, name in enumerate(self._names, 1):
+            host = Host(name, number, self)
+            self.by_name[name] = host
+            cleanup.enter_context(_namespace(host.namespace))
+            cleanup.callback(host.end)
+            self._plug(host, number)
+            host.start()
+        self._write_known_hosts()
 
     def __getitem__(self, name: str) -> Host:
         return self.by_name[name]

@@ -13,9 +13,8 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from tests.helpers.held import Held
 from tests.helpers.openssh import OpenSSHServer
 from tests.helpers.upstream import ScriptedUpstream, ThreadedUpstream, answer
 
@@ -48,38 +47,26 @@ class Host:
         return " ".join([self.name, *(f"{name}='{value}'" for name, value in given.items())])
 
 
-class Fleet:
+class Fleet(Held):
     """`count` hosts, called a, b and so on."""
 
     def __init__(self, count: int) -> None:
         self.hosts: list[Host] = []
         self._count = count
-        self._cleanup = contextlib.ExitStack()
 
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as cleanup:
-            for number in range(self._count):
-                # These hosts die: what a login shell runs of its user's would be killed halfway.
-                server = OpenSSHServer("SetEnv HOME=/", host=f"127.0.0.{number + 2}")
-                cleanup.enter_context(server)
-                name = chr(ord("a") + number)
-                script = ScriptedUpstream(answer(name))
-                self.hosts.append(Host(name, server, cleanup.enter_context(script.in_thread())))
-            self.folder = self.hosts[0].server.folder
-            self.known_hosts = self.folder / "all_known_hosts"
-            self.inventory = self.folder / "hosts.ini"
-            self.trust()
-            self.write(*(host.line() for host in self.hosts))
-            self._cleanup = cleanup.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._cleanup.close()
+    def _take(self, cleanup: contextlib.ExitStack) -> None:
+        for number in range(self._count):
+            # These hosts die: what a login shell runs of its user's would be killed halfway.
+            server = OpenSSHServer("SetEnv HOME=/", host=f"127.0.0.{number + 2}")
+            cleanup.enter_context(server)
+            name = chr(ord("a") + number)
+            script = ScriptedUpstream(answer(name))
+            self.hosts.append(Host(name, server, cleanup.enter_context(script.in_thread())))
+        self.folder = self.hosts[0].server.folder
+        self.known_hosts = self.folder / "all_known_hosts"
+        self.inventory = self.folder / "hosts.ini"
+        self.trust()
+        self.write(*(host.line() for host in self.hosts))
 
     def trust(self, *more: Path) -> None:
         """The host keys of all, and those in `more`, are known."""
@@ -94,15 +81,15 @@ class Fleet:
         new.rename(path)
         return path
 
-    def options(self) -> list[str]:
-        """What `serve` needs to be told of them."""
+    def options(self, ssh_config: Path = Path(os.devnull)) -> list[str]:
+        """What `serve` needs to be told of them; `ssh_config` may know jump hosts."""
         return [
             "--inventory",
             str(self.inventory),
             "--known-hosts",
             str(self.known_hosts),
             "--ssh-config",
-            os.devnull,
+            str(ssh_config),
         ]
 
 

@@ -23,8 +23,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.helpers.held import Held
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 10.0
@@ -246,7 +246,7 @@ def write_noisy_rc(home: Path) -> None:
 # --- The server ---------------------------------------------------------------------------------
 
 
-class OpenSSHServer:
+class OpenSSHServer(Held):
     """`with OpenSSHServer("PermitTTY no") as server:` runs sshd on a free port of 127.0.0.1.
 
     `host` is another address of loopback. `options` are sshd_config lines and override the
@@ -274,32 +274,20 @@ class OpenSSHServer:
         self._login_shell = login_shell
         self._noisy_rc = noisy_rc
         self._host_key_types = host_key_types
-        self._cleanup = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
+    def _take(self, cleanup: contextlib.ExitStack) -> None:
         if reason := available():
             raise FileNotFoundError(reason)
-        with contextlib.ExitStack() as cleanup:
-            self._prepare_folder(cleanup)
-            if self._login_shell is not None:
-                self.home = self.folder / "home"
-                self.home.mkdir()
-                self.user = cleanup.enter_context(temporary_user(self._login_shell, self.home))
-            if self._noisy_rc:
-                write_noisy_rc(self.home)
-            cleanup.callback(self._stop)
-            self._start()
-            self._cleanup = cleanup.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._cleanup.close()
+        self._prepare_folder(cleanup)
+        if self._login_shell is not None:
+            self.home = self.folder / "home"
+            self.home.mkdir()
+            self.user = cleanup.enter_context(temporary_user(self._login_shell, self.home))
+        if self._noisy_rc:
+            write_noisy_rc(self.home)
+        cleanup.callback(self._stop)
+        self._start()
 
     @property
     def log(self) -> str:

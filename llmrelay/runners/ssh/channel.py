@@ -1,53 +1,25 @@
 """One command's stdin, stdout and stderr on a host.
 
-Gives what comes to a Receiver, in asyncssh's own callbacks, and says when more is unsent than
-should be. Knows no frames and nothing of how the login was made.
+Gives what comes to a Receiver, in asyncssh's own callbacks. Knows no frames and nothing of how the
+login was made.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Protocol
-
 import asyncssh
 
 from ...peer_text import one_line
+from ..channel import HIGH_WATER_BYTES, Backlog, Receiver
 from .failures import reason_of
 
-# Unsent bytes above which a channel is congested.
-_HIGH_WATER_BYTES = 256 * 1024
 
-
-class Receiver(Protocol):
-    """Who gets what a channel brings."""
-
-    def feed(self, data: bytes) -> None:
-        """Bytes of stdout."""
-
-    def feed_stderr(self, data: bytes) -> None:
-        """Bytes of stderr."""
-
-    def channel_lost(self, reason: str, exit_status: int | None) -> None:
-        """The channel is closed; called once."""
-
-
-class Channel(asyncssh.SSHClientSession[bytes]):
+class Channel(Backlog, asyncssh.SSHClientSession[bytes]):
     """One exec session: stdin, stdout and stderr of a command on the host."""
 
     def __init__(self, receiver: Receiver) -> None:
+        super().__init__()
         self._receiver = receiver
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    @property
-    def congested(self) -> bool:
-        """More is unsent than should be; wait for writable() before writing more of a prompt."""
-        return not self._writable.is_set()
-
-    async def writable(self) -> None:
-        """Returns when the backlog has gone, or the channel."""
-        await self._writable.wait()
 
     def write(self, data: bytes) -> None:
         """Sends `data` to the command's stdin; to a closed channel, nowhere."""
@@ -63,7 +35,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._channel = chan
-        chan.set_write_buffer_limits(_HIGH_WATER_BYTES)
+        chan.set_write_buffer_limits(HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         if datatype is None:
@@ -71,14 +43,8 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         else:
             self._receiver.feed_stderr(data)
 
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self._writable.set()
+        self.resume_writing()
         channel, self._channel = self._channel, None
         ended, status = "it ended", None
         if channel is not None and (signal := channel.get_exit_signal()):

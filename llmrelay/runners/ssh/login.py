@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import asyncssh
 
 from ...errors import RunnerBroken
-from .channel import Channel, Receiver
+from ..channel import Receiver
+from .channel import Channel
 from .failures import Offered, connect_error, reason_of
 from .proxy import Proxy
 from .settings import Settings
