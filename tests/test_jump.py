@@ -5,6 +5,7 @@ OpenSSH's sshds: the jump host on 127.0.0.20, two hosts behind it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -70,6 +71,9 @@ def test_the_loss_of_a_jump_host_is_one_event(fleet: Fleet, bastion: OpenSSHServ
         assert response.status == 503
         # Some attempts later.
         front_end.wait_for_log("jump host bastion is lost: ", count=3)
+        told = json.loads(front_end.request("GET", "/healthz")[1])["runners"]["a"]
+        assert told["state"] == "lost"
+        assert told["next_attempt_in_s"] > 0.5  # its jump host's
         bastion.start_again()
         front_end.wait_for_log("a is ready: ", limit_s=20, count=2)
         log = front_end.wait_for_log("b is ready: ", limit_s=20, count=2)

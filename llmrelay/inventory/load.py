@@ -53,7 +53,7 @@ def load(config: Config) -> Understood:
     try:
         inventory, warnings = _read(path)
         if config.limit is not None:
-            _limit(inventory, config.limit)
+            warnings += _limit(inventory, config.limit)
         specs, more = make_specs(inventory, config)
     except InvalidInventory as error:
         raise UnusableConfig(str(error)) from error
@@ -93,11 +93,14 @@ def _text(path: Path) -> str:
         raise InvalidInventory(f"{path}:{line}: this is not UTF-8.") from None
 
 
-def _limit(inventory: Inventory, pattern: str) -> None:
+def _limit(inventory: Inventory, pattern: str) -> list[str]:
+    """Leaves what `pattern` selects; warnings."""
     try:
+        nothing = patterns.unmatched(pattern, inventory)
         inventory.limit(patterns.select(pattern, inventory))
     except ValueError as error:
         raise InvalidInventory(f"--limit {pattern}: {error}.") from error
+    return [f"--limit {pattern}: there is no host or group {part}" for part in nothing]
 
 
 def _files(path: Path) -> list[Path]:

@@ -43,6 +43,16 @@ def select(pattern: str, inventory: Inventory) -> set[str]:
     return hosts
 
 
+def unmatched(pattern: str, inventory: Inventory) -> list[str]:
+    """The parts of a pattern that select nothing, and may be slips of the pen.
+
+    Raises:
+        ValueError: as select.
+    """
+    parts = [part for each in _divided(pattern) for part in _with_files(each)]
+    return [part for part in parts if not _selected(part.lstrip("!&"), inventory)]
+
+
 def files(pattern: str) -> list[Path]:
     """Those that a pattern has behind `@`."""
     return [Path(part[1:]).expanduser() for part in _divided(pattern) if part.startswith("@")]

@@ -17,7 +17,7 @@ from functools import partial
 from runner_payload.protocol import Call, End
 
 from ..config import Config
-from ..errors import BadRequest, ModelNotFound, NoRunner, QueueFull, RelayError
+from ..errors import BadRequest, ModelNotFound, NoRunner, QueueFull, RelayError, RunnerLost
 from .call import LinkCall, Sink
 from .queue import FairQueue, FreeRate
 from .retry import RetryBudget
@@ -197,7 +197,8 @@ class Pool:
         """A call on `member` is over, and its place free."""
         now_s = self._now_s()
         member.standing.end(now_s, outcome_of(ending))
-        self._free_rate.note(now_s)
+        if not isinstance(ending, RunnerLost):  # whose place has gone with it
+            self._free_rate.note(now_s)
         self._serve_queue(member)
 
     def _serve_queue(self, member: Member) -> None:

@@ -106,6 +106,7 @@ class Runner:
         self._stopping = False
         self._loss = ""
         self._retry_at_s = 0.0
+        self._waits_for: JumpHost | None = None
         self._retry = False
         # Something happened that the loop in run() has to look at.
         self._wake = asyncio.Event()
@@ -136,7 +137,9 @@ class Runner:
     @property
     def retry_in_s(self) -> float:
         """When a lost one is tried again, in seconds from now; 0 if it is being tried."""
-        return max(0.0, self._retry_at_s - asyncio.get_running_loop().time())
+        if self._waits_for is not None:
+            return self._waits_for.retry_in_s
+        return max(0.0, self._retry_at_s - self._now_s())
 
     def open(self, call: Call, sink: Sink, on_over: OnOver) -> LinkCall:
         """Opens a call.
@@ -218,7 +221,8 @@ class Runner:
         self._attempting = life
         error = await life.outcome
         self._attempting = None
-        if not self.first_attempt.done():
+        # One that a change has ended says nothing of what there is to be now.
+        if not self.first_attempt.done() and life.host == self.spec.host:
             self.first_attempt.set_result(error)
         return error
 
@@ -240,7 +244,9 @@ class Runner:
         if jump is not None and not jump.is_up:
             # Which has been told of, once for all that are behind it.
             logger.debug("%s waits for its jump host: %s", self.name, self._loss)
+            self._waits_for = jump
             await self._unless_asked(jump.up())
+            self._waits_for = None
             return
         wait_s = backoff.next_s(error, max(0.0, self._now_s() - life.ready_at_s))
         self._retry_at_s = self._now_s() + wait_s

@@ -40,6 +40,8 @@ def test_limit_leaves_what_its_pattern_selects(tmp_path: Path) -> None:
     retry = f"@{tmp_path}/retry"
     assert names(file, limit=retry) == ["c1"]
     assert load(Config(inventory=file, limit=retry)).files == (file, tmp_path / "retry")
+    [warning] = load(Config(inventory=file, limit="gpu:!g4")).warnings
+    assert warning == "--limit gpu:!g4: there is no host or group !g4"
     with pytest.raises(UnusableConfig, match=r"no host in .* that --limit nope leaves"):
         names(file, limit="nope")
     with pytest.raises(UnusableConfig, match="no host or group behind !"):

@@ -14,6 +14,7 @@ from llmrelay.errors import (
     ModelNotFound,
     NoRunner,
     QueueFull,
+    RunnerLost,
     UpstreamUnavailable,
 )
 from llmrelay.runners.breaker import FAILURES
@@ -315,6 +316,10 @@ def test_retry_after_is_as_long_as_the_queue_takes() -> None:
             await opened(pool)
             now_s += 3
             runner.end()
+        # The places of a lost runner's calls have gone with it.
+        for _ in range(10):
+            await opened(pool)
+            runner.ends.pop()(RunnerLost("gone"))
         await opened(pool)
         with pytest.raises(QueueFull) as refused:
             await opened(pool)
