@@ -39,6 +39,26 @@ def two_hosts() -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
+def three_hosts() -> Iterator[Fleet]:
+    """As two_hosts; `fleet` has them as each test finds them."""
+    require_sshd()
+    with Fleet(3) as running:
+        yield running
+
+
+@pytest.fixture
+def fleet(three_hosts: Fleet) -> Fleet:
+    """Three hosts that are well, and all in the inventory."""
+    for host in three_hosts.hosts:
+        host.script.script = answer(host.name)
+        host.script.queue.clear()
+        host.script.requests.clear()
+    three_hosts.trust()
+    three_hosts.write(*(host.line() for host in three_hosts.hosts))
+    return three_hosts
+
+
+@pytest.fixture(scope="module")
 def shared_stage(sshd: OpenSSHServer) -> Iterator[Stage]:
     script = ScriptedUpstream()
     with script.in_thread() as upstream:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,37 +95,47 @@ def test_every_hop_of_every_runner_is_tried_and_nothing_is_left(
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("variables", "step", "status", "said"),
-    [
-        ({"ansible_host": "no-such-host.invalid"}, "name", 10, "does not resolve"),
-        ({"ansible_port": "1"}, "tcp", 10, "cannot be reached: Connection refused"),
-        ({"ansible_user": "nobody-here"}, "login", 13, "refuses the login of nobody-here"),
-        ({"ansible_python_interpreter": "/no/py"}, "python", 14, "There is no /no/py on a"),
-        ({"ansible_python_interpreter": "/bin/true"}, "python", 16, "did not start"),
-        ({"llmrelay_base_url": "http://127.0.0.1:1/v1"}, "upstream", 1, "cannot be reached"),
-        ({"llmrelay_models": "gpt-9"}, "upstream", 1, "has no gpt-9, which the inventory promises"),
-        ({"llmrelay_models": "gpt-9*"}, "upstream", 1, "has no gpt-9*, which the inventory"),
-        ({"llmrelay_model_map": "x=gpt-9"}, "upstream", 1, "has no gpt-9"),
-        ({"ansible_ssh_common_args": "-o Port=many"}, "settings", 3, "are of no use"),
-        ({"ansible_ssh_common_args": "-o ProxyCommand=/no/such"}, "tcp", 10, "cannot be reached"),
-        ({"llmrelay_key_env": "NOT_SET"}, "upstream", 4, "NOT_SET, which llmrelay_key_env names"),
-    ],
-)
-def test_a_step_that_fails_says_what_mends_it(
-    fleet: Fleet,
-    bastion: OpenSSHServer,
-    variables: dict[str, str],
-    step: str,
-    status: int,
-    said: str,
-) -> None:
-    a, b = fleet.hosts
-    fleet.write(a.line(**variables), b.line(ansible_ssh_common_args="-J bastion"))
-    ran = llmrelay("check", *options(fleet, bastion), "--json")
-    assert ran.returncode == status, ran.stdout
-    broken, well = json.loads(ran.stdout)
-    assert (broken["name"], broken["ok"], well["name"], well["ok"]) == ("a", False, "b", True)
+# Variables of a host that has these; the step that fails, its exit status and what it says.
+FAILURES = [
+    ({"ansible_host": "no-such-host.invalid"}, "name", 10, "does not resolve"),
+    ({"ansible_port": "1"}, "tcp", 10, "cannot be reached: Connection refused"),
+    ({"ansible_user": "nobody-here"}, "login", 13, "refuses the login of nobody-here"),
+    ({"ansible_python_interpreter": "/no/py"}, "python", 14, "There is no /no/py on"),
+    ({"ansible_python_interpreter": "/bin/true"}, "python", 16, "did not start"),
+    ({"llmrelay_base_url": "http://127.0.0.1:1/v1"}, "upstream", 1, "cannot be reached"),
+    ({"llmrelay_models": "gpt-9"}, "upstream", 1, "has no gpt-9, which the inventory promises"),
+    ({"llmrelay_models": "gpt-9*"}, "upstream", 1, "has no gpt-9*, which the inventory"),
+    ({"llmrelay_model_map": "x=gpt-9"}, "upstream", 1, "has no gpt-9"),
+    ({"ansible_ssh_common_args": "-o Port=many"}, "settings", 3, "are of no use"),
+    ({"ansible_ssh_common_args": "-o ProxyCommand=/no/such"}, "tcp", 10, "cannot be reached"),
+    ({"llmrelay_key_env": "NOT_SET"}, "upstream", 4, "NOT_SET, which llmrelay_key_env names"),
+]
+
+
+@pytest.fixture(scope="module")
+def reports(two_hosts: Fleet, bastion: OpenSSHServer) -> list[dict[str, Any]]:
+    """What one check says of a host for each of FAILURES, and of one that is well, the last."""
+    two_hosts.trust(bastion.known_hosts)
+    a, b = two_hosts.hosts
+    lines = [
+        a.line(**variables).replace("a", f"case{number}", 1)
+        for number, (variables, *_) in enumerate(FAILURES)
+    ]
+    well = b.line(ansible_ssh_common_args="-J bastion")
+    inventory = two_hosts.write(*lines, well, path=two_hosts.folder / "failures.ini")
+    given = options(two_hosts, bastion)
+    given[given.index("--inventory") + 1] = str(inventory)
+    ran = llmrelay("check", *given, "--json")
+    assert ran.returncode == FAILURES[0][2], ran.stderr  # the first one's
+    said: list[dict[str, Any]] = json.loads(ran.stdout)
+    assert [each["ok"] for each in said] == [False] * len(FAILURES) + [True]
+    return said
+
+
+@pytest.mark.parametrize("number", range(len(FAILURES)), ids=lambda n: FAILURES[n][3])
+def test_a_step_that_fails_says_what_mends_it(reports: list[dict[str, Any]], number: int) -> None:
+    _, step, status, said = FAILURES[number]
+    broken, well = reports[number], reports[-1]
     *before, failed = broken["steps"]
     assert all(each["ok"] for each in before)
     assert (failed["step"], failed["exit_status"]) == (step, status)

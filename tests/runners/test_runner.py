@@ -301,7 +301,7 @@ def test_a_change_ends_an_attempt_that_is_of_no_use_any_more(tmp_path: Path) -> 
                     await asyncio.sleep(0.001)
                 runner.revise(real, KEY)
                 await until(runner, State.READY)
-                assert runner.first_attempt.result() is None
+                assert await runner.first_attempt is None
 
     running(tmp_path, get_ready, scene, connect_timeout_s=60.0)
 
