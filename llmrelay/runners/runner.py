@@ -172,9 +172,11 @@ class Runner:
 
     def revise(self, spec: RunnerSpec, key: Secret) -> None:
         """Becomes what `spec` says: at once, or on a new link if that takes one."""
-        if self._attempting is not None and self._attempting.host != spec.host:
-            assert self._attempting.task is not None
-            self._attempting.task.cancel()
+        attempt = self._attempting
+        # One that has just come up serves until its successor does.
+        if attempt is not None and attempt.link is None and attempt.host != spec.host:
+            assert attempt.task is not None
+            attempt.task.cancel()
         self.spec = spec
         if key.reveal() != self._key.reveal():
             self._key = key

@@ -263,6 +263,32 @@ def test_a_runner_whose_host_changes_is_replaced_without_a_gap(tmp_path: Path) -
     assert "/other/python" in commands[1]
 
 
+def test_a_change_that_comes_as_a_runner_gets_ready_leaves_no_gap_either(tmp_path: Path) -> None:
+    commands = 0
+
+    async def played(process: Process) -> None:
+        nonlocal commands
+        commands += 1
+        await get_ready(process)
+
+    async def scene(runner: Runner, host: Host) -> None:
+        states: list[State] = []
+
+        def look(each: Runner) -> None:
+            states.append(each.state)
+            if len(states) == 1:  # within the very step that makes it ready
+                changed = replace(each.spec, host=replace(each.spec.host, python="/other/python"))
+                each.revise(changed, KEY)
+
+        runner._on_change = look
+        async with alive(runner):
+            while commands < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert set(states) == {State.READY}
+
+    running(tmp_path, played, scene)
+
+
 def test_a_change_that_needs_no_new_link_holds_at_once_and_a_new_key_goes_over(
     tmp_path: Path,
 ) -> None:
