@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from runner_payload.protocol import Call, End
+from runner_payload.messages import Call, End
 
 from .config import Config
 from .errors import (

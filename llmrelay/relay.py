@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from runner_payload.protocol import End
+from runner_payload.messages import End
 
 from .api import chat
 from .config import Config

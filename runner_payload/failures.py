@@ -6,12 +6,14 @@ bodies and headers, but not openai: upstream.py takes those out of the SDK's exc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from . import log
-from .protocol import Failure
+from .messages import Failure, Pairs
 
 MAX_TEXT_CHARS = 600
 
@@ -25,6 +27,34 @@ _CODE_OF_STATUS = {
     422: "upstream_unprocessable",
     429: "upstream_rate_limited",
 }
+
+# Longer error bodies are none that anybody has written.
+MAX_SHOWN_BYTES = 16 * 1024
+
+# What of upstream's headers goes down. Those that tell of the account behind the key do not, nor
+# those that are about its connection.
+_DOWN = frozenset(
+    {
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "deprecation",
+        "openai-model",
+        "openai-processing-ms",
+        "openai-version",
+        "request-id",
+        "retry-after",
+        "retry-after-ms",
+        "sunset",
+        "x-request-id",
+        "x-should-retry",
+    }
+)
+_DOWN_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+# The front-end's answers have an id of their own.
+_DOWN_AS = {"x-request-id": "x-upstream-request-id", "request-id": "x-upstream-request-id"}
 
 INCOMPLETE = Failure(
     "upstream_incomplete",
@@ -71,8 +101,14 @@ def unreachable(base_url: str, how: str) -> UpstreamFailure:
     return UpstreamFailure(Failure("upstream_unavailable", one_line(text)))
 
 
-def refused(status: int, body: object, headers: Mapping[str, str]) -> UpstreamFailure:
-    """Upstream answered with a status of 400 or more, after the SDK's retries."""
+def refused(
+    status: int, body: object, headers: Mapping[str, str], content: bytes = b""
+) -> UpstreamFailure:
+    """Upstream answered with a status of 400 or more, after the SDK's retries.
+
+    Args:
+        body: `content`, as the SDK has understood it.
+    """
     code = _CODE_OF_STATUS.get(status)
     if code == "upstream_auth":
         text = (
@@ -86,7 +122,31 @@ def refused(status: int, body: object, headers: Mapping[str, str]) -> UpstreamFa
     said = f": {message}" if message else "."
     wait_s = retry_after_s(headers) if status == 429 else None
     text = one_line(f"The upstream answered {status}{said}")
-    return UpstreamFailure(Failure(code, text, wait_s))
+    failure = Failure(code, text, wait_s)
+    if shown := _shown(content):
+        failure = replace(failure, status=status, headers=passed_down(headers), body=shown)
+    return UpstreamFailure(failure)
+
+
+def _shown(content: bytes) -> str:
+    """An error body that clients of the API understand, byte for byte but for the key; else ""."""
+    if len(content) > MAX_SHOWN_BYTES:
+        return ""
+    try:
+        text = content.decode()
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    return log.concealed(text) if isinstance(body, dict) and body.get("error") else ""
+
+
+def passed_down(headers: Mapping[str, str]) -> Pairs:
+    """Of an answer's headers those that are the client's business; never a cookie."""
+    return tuple(
+        (_DOWN_AS.get(name, name), log.concealed(value))
+        for name, value in ((name.lower(), value) for name, value in headers.items())
+        if name in _DOWN or name.startswith(_DOWN_PREFIXES)
+    )
 
 
 def _message(body: object) -> str:

@@ -22,25 +22,16 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 from . import log, stdio
+from .messages import Call, End, Failure, GoAway, Hello, Key, Message, Ready, Request, Start
 from .process import allow_descriptors, forbid_core_dumps
 from .protocol import (
     MARKER,
     PROTOCOL_VERSION,
-    Call,
-    End,
-    Failure,
     Frame,
     FrameDecoder,
     FrameType,
-    GoAway,
-    Hello,
-    Key,
-    Message,
-    Ready,
     RemoteProtocolError,
-    Start,
     decode_credit,
-    encode_credit,
     encode_frame,
 )
 from .running import RunningCall
@@ -113,6 +104,7 @@ class Runner:
             FrameType.GOAWAY: self._on_goaway,
             FrameType.KEY: self._on_key,
             FrameType.CALL: self._on_call,
+            FrameType.REQUEST: self._on_request,
             FrameType.DATA: self._on_data,
             FrameType.END: self._on_end,
             FrameType.CANCEL: self._on_cancel,
@@ -246,12 +238,16 @@ class Runner:
     # --- Calls ----------------------------------------------------------------------------------
 
     def _on_call(self, frame: Frame) -> None:
-        call_id = frame.call_id
+        self._open(frame.call_id, Call.decode(frame.payload))
+
+    def _on_request(self, frame: Frame) -> None:
+        self._open(frame.call_id, Request.decode(frame.payload))
+
+    def _open(self, call_id: int, call: Call | Request) -> None:
         if call_id in self._calls:
             raise RemoteProtocolError(f"call {call_id} is under way already")
         if self._upstream is None:
             raise RemoteProtocolError("CALL before READY")
-        call = Call.decode(frame.payload)
         if self._draining or len(self._calls) >= self._hello.max_calls:
             self._send_message(
                 FrameType.ERROR,
@@ -259,22 +255,28 @@ class Runner:
                 call_id,
             )
             return
-        self._calls[call_id] = RunningCall(call_id, call, self._stdio, self._start_settings)
+        running = RunningCall(call_id, call, self._stdio, self._start_settings)
+        self._calls[call_id] = running
+        if running.streamed:
+            self._run(running, self._upstream)
 
     def _on_data(self, frame: Frame) -> None:
         running = self._calls.get(frame.call_id)
         # A call that has just ended here may still get frames that were under way.
-        if running is not None and running.receive(frame.payload):
-            self._stdio.write(encode_credit(frame.call_id, running.inbound.take_credit()))
+        if running is not None:
+            running.inbound.receive(frame.payload)
 
     def _on_end(self, frame: Frame) -> None:
         running = self._calls.get(frame.call_id)
         if running is None:
             return
-        if running.task is not None:
-            raise RemoteProtocolError("a second END")
-        assert self._upstream is not None
-        running.task = self._loop.create_task(running.run(self._upstream))
+        running.inbound.end()
+        if running.task is None:
+            assert self._upstream is not None
+            self._run(running, self._upstream)
+
+    def _run(self, running: RunningCall, upstream: Upstream) -> None:
+        running.task = self._loop.create_task(running.run(upstream))
         running.task.add_done_callback(lambda task: self._on_done(running, task))
 
     def _on_cancel(self, frame: Frame) -> None:

@@ -1,4 +1,4 @@
-"""The frame protocol between front-end and runner: codec, messages, limits, credit.
+"""The frame protocol between front-end and runner: codec, limits, credit.
 
 Shared by both sides and sans-IO: bytes in, frames out; no clock, socket, logger or `async`.
 Whatever the peer sends parses or raises RemoteProtocolError and nothing else, and no more than one
@@ -7,7 +7,7 @@ frame's limit is ever held.
 A frame is a header of nine bytes (type, call id, payload length; big-endian) and a payload. Call
 id 0 is the link itself. DATA payloads are raw bytes, CREDIT is a 32-bit number, PING and PONG are
 eight bytes that come back as they went, CANCEL is empty; every other payload is a JSON object,
-described by one of the message classes below.
+described by one of the classes of messages.py.
 
     front-end                                    runner
         |  <- marker, HELLO (version, digest, limits)  |     the link
@@ -16,18 +16,17 @@ described by one of the message classes below.
         |     CALL, DATA*, END ->                      |     a call: the prompt goes up,
         |  <- DATA*, END or ERROR                      |     deltas come down,
         |     CANCEL ->                                |     any time before the end
+        |     REQUEST, DATA*, END ->                   |     a call, too: a request for upstream,
+        |  <- RESPONSE, DATA*, END or ERROR            |     relayed as it is
         |  <- CREDIT, PING, PONG, GOAWAY ->            |     both ways
         |     KEY ->                                   |     another key, for calls to come
 """
 
 from __future__ import annotations
 
-import json
-import math
 import struct
-from dataclasses import MISSING, asdict, dataclass, fields
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 PROTOCOL_VERSION = 1
 
@@ -67,12 +66,15 @@ class FrameType(IntEnum):
     ERROR = 19
     CANCEL = 20
     CREDIT = 21
+    REQUEST = 22
+    RESPONSE = 23
 
 
 LINK_FRAMES = frozenset(t for t in FrameType if t < FrameType.CALL)
 
 # The longest payload of each type, in bytes. CALL holds a system prompt that came in a URL, START
-# a key and a URL; a peer that announces more is refused before a byte of it is kept.
+# a key and a URL, ERROR what upstream said in full; a peer that announces more is refused before a
+# byte of it is kept.
 MAX_PAYLOAD_BYTES: dict[int, int] = {
     FrameType.HELLO: 16 * 1024,
     FrameType.START: 64 * 1024,
@@ -84,9 +86,11 @@ MAX_PAYLOAD_BYTES: dict[int, int] = {
     FrameType.CALL: 1024 * 1024,
     FrameType.DATA: 64 * 1024,
     FrameType.END: 16 * 1024,
-    FrameType.ERROR: 16 * 1024,
+    FrameType.ERROR: 128 * 1024,
     FrameType.CANCEL: 0,
     FrameType.CREDIT: 4,
+    FrameType.REQUEST: 128 * 1024,
+    FrameType.RESPONSE: 64 * 1024,
 }
 
 
@@ -153,180 +157,6 @@ class FrameDecoder:
             frames.append(Frame(frame_type, call_id, data[start:at]))
         rest += data[at:]
         return frames
-
-
-# --- Messages: the JSON payloads ----------------------------------------------------------------
-
-
-def _load(payload: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"a control payload is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RemoteProtocolError("a control payload is not a JSON object")
-    return value
-
-
-def _is_finite(number: Any) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # an int beyond any float
-        return False
-
-
-M = TypeVar("M", bound="Message")
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "bool": (bool,),
-    "float": (int, float),
-    "str | None": (str, type(None)),
-    "float | None": (int, float, type(None)),
-}
-
-
-@dataclass(frozen=True)
-class Message:
-    """A JSON payload. Fields that are not known are skipped, so a newer peer may say more."""
-
-    def encode(self) -> bytes:
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode(
-            # A lone surrogate cannot stand in UTF-8; one in a prompt's parameter is replaced.
-            "utf-8",
-            "replace",
-        )
-
-    @classmethod
-    def decode(cls: type[M], payload: bytes) -> M:
-        """The message in `payload`, every field of its declared type.
-
-        Raises:
-            RemoteProtocolError: not JSON, a field missing, or one of another type.
-        """
-        value = _load(payload)
-        known = {}
-        for field in fields(cls):
-            if field.name not in value:
-                if field.default is MISSING:
-                    raise RemoteProtocolError(f"{cls.__name__} without {field.name}")
-                continue
-            item = value[field.name]
-            kinds = _KINDS[str(field.type)]
-            # A bool is an int to Python, but not on the wire.
-            if not isinstance(item, kinds) or (isinstance(item, bool) and bool not in kinds):
-                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is not {field.type}")
-            if float in kinds and item is not None and not _is_finite(item):
-                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is no finite number")
-            known[field.name] = item
-        return cls(**known)
-
-
-@dataclass(frozen=True)
-class Hello(Message):
-    """What the runner is. Sent before `openai` is imported, so its version is the metadata's.
-
-    Attributes:
-        max_calls: how many calls the host's limit of open files allows at once.
-    """
-
-    protocol: int
-    digest: str
-    python: str
-    executable: str
-    openai: str | None
-    aiohttp: str | None
-    pid: int
-    max_calls: int
-
-
-@dataclass(frozen=True)
-class Start(Message):
-    """The key, once per link, and what holds for all calls."""
-
-    api_key: str
-    base_url: str
-    max_body_bytes: int
-    window_bytes: int
-    timeout_s: float
-    delta_timeout_s: float
-    ping_interval_s: float
-    ping_timeout_s: float
-
-    def __repr__(self) -> str:
-        return f"Start(api_key='***', base_url={self.base_url!r})"
-
-
-@dataclass(frozen=True)
-class Ready(Message):
-    """`openai` is imported and calls are taken."""
-
-    import_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Key(Message):
-    """The key for calls that begin from now on, in place of START's."""
-
-    api_key: str
-
-    def __repr__(self) -> str:
-        return "Key(api_key='***')"
-
-
-@dataclass(frozen=True)
-class GoAway(Message):
-    """The sender takes (runner) or sends (front-end) no new calls; those under way go on."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Call(Message):
-    """A chat completion. The prompt follows as DATA, up to an END.
-
-    Attributes:
-        kind: "chat"; or "models", whose answer is what upstream says to `GET /models`, and which
-            has neither prompt nor parameters.
-        timeout_s: the longest silence before the first delta, in seconds; None for START's.
-        retries: how often the runner may ask upstream again, should it fail before that.
-    """
-
-    model: str
-    system: str = ""
-    max_tokens: int = 1024
-    temperature: float | None = None
-    top_p: float | None = None
-    kind: str = "chat"
-    timeout_s: float | None = None
-    retries: int = 2
-
-    def __repr__(self) -> str:
-        return f"Call({self.kind}, model={self.model!r})"
-
-
-@dataclass(frozen=True)
-class End(Message):
-    """Nothing more comes. From the runner: upstream's answer is whole."""
-
-    finish_reason: str | None = None
-    retries: int = 0
-
-
-@dataclass(frozen=True)
-class Failure(Message):
-    """The payload of ERROR: the call ended without a whole answer.
-
-    Attributes:
-        code: the `code` of one of the front-end's errors.
-        message: one sentence for the client; holds no key.
-        retry_after_s: upstream's Retry-After in seconds.
-    """
-
-    code: str
-    message: str
-    retry_after_s: float | None = None
 
 
 # --- Credit -------------------------------------------------------------------------------------

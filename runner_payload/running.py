@@ -1,4 +1,4 @@
-"""One call on the runner: its prompt, its credit both ways, its time limits, its task.
+"""One call on the runner: its body, its credit both ways, its time limits, its task.
 
 Knows frames and limits, but not how upstream is reached. In the flow: main -> here -> upstream, and
 back through emit(), which is where a slow client holds up its own call and no other.
@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from .credit import ReceiveWindow, SendWindow
+from .credit import SendWindow
 from .failures import UpstreamFailure
-from .protocol import (
-    DATA_BYTES,
-    Call,
-    End,
-    Failure,
-    FrameType,
-    RemoteProtocolError,
-    Start,
-    encode_frame,
-)
+from .inbound import Inbound
+from .messages import Call, End, Failure, Request, Response, Start
+from .protocol import DATA_BYTES, FrameType, encode_credit, encode_frame
+from .relaying import relay
 from .stdio import Stdio
 
 if TYPE_CHECKING:
@@ -32,32 +27,28 @@ logger = logging.getLogger("runner")
 
 
 class RunningCall:
-    """A call from its CALL frame to its END or ERROR."""
+    """A call from its CALL or REQUEST frame to its END or ERROR.
 
-    def __init__(self, call_id: int, call: Call, stdio: Stdio, start: Start) -> None:
+    Attributes:
+        inbound: the prompt, or the request's body.
+        task: what runs it, once it does.
+    """
+
+    def __init__(self, call_id: int, call: Call | Request, stdio: Stdio, start: Start) -> None:
         self.call_id = call_id
-        self.inbound = ReceiveWindow(start.window_bytes)
+        self.streamed = isinstance(call, Request) and call.streamed
+        held = None if self.streamed else start.max_body_bytes
+        self.inbound = Inbound(start.window_bytes, held, self._hand_back)
         self.task: asyncio.Task[None] | None = None
         self._call = call
         self._stdio = stdio
         self._start = start
-        self._prompt = bytearray()
         self._window = SendWindow(start.window_bytes)
         self._granted = asyncio.Event()
         self._silence: Silence | None = None
 
-    def receive(self, piece: bytes) -> bool:
-        """A piece of the prompt; true when credit is to be handed back.
-
-        Raises:
-            RemoteProtocolError: more than the limits that the front-end has named itself.
-        """
-        if self.task is not None:
-            raise RemoteProtocolError("DATA after END")
-        if len(self._prompt) + len(piece) > self._start.max_body_bytes:
-            raise RemoteProtocolError("a prompt over the limit")
-        self._prompt += piece
-        return self.inbound.receive(len(piece))
+    def _hand_back(self, amount: int) -> None:
+        self._stdio.write(encode_credit(self.call_id, amount))
 
     def grant(self, amount: int) -> None:
         """The client has taken `amount` bytes."""
@@ -92,19 +83,34 @@ class RunningCall:
             self._silence.stop()
 
     async def _answer(self, upstream: Upstream) -> End | Failure:
+        call = self._call
         try:
-            prompt = self._prompt.decode()
+            if isinstance(call, Request):
+                body = self._pieces() if call.streamed else self.inbound.take()
+                return await relay(upstream, call, body, self, ask_usage=self._start.ask_usage)
+            if call.kind == "models":
+                return await upstream.models(self.emit)
+            if call.kind not in ("chat", "messages"):
+                return Failure("bad_request", "The runner knows no such kind of call.")
+            return await upstream.stream(call, self.inbound.take().decode(), self.emit)
         except UnicodeDecodeError:
             return Failure("bad_request", "The prompt is not UTF-8.")
-        self._prompt.clear()
-        try:
-            if self._call.kind == "models":
-                return await upstream.models(self.emit)
-            if self._call.kind != "chat":
-                return Failure("bad_request", "The runner knows no such kind of call.")
-            return await upstream.stream(self._call, prompt, self.emit)
         except UpstreamFailure as error:
             return error.failure
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes; it is the client who is awaited meanwhile, not upstream."""
+        assert self._silence is not None
+        self._silence.pause()
+        async for piece in self.inbound.pieces():
+            self._silence.heard()
+            yield piece
+            self._silence.pause()
+        self._silence.heard()
+
+    def head(self, response: Response) -> None:
+        """Sends the head of an answer that is relayed."""
+        self._stdio.write(encode_frame(FrameType.RESPONSE, self.call_id, response.encode()))
 
     async def emit(self, text: bytes) -> None:
         """Sends a piece of the answer; waits while the call has no credit or the channel is full.

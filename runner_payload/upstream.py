@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import openai
@@ -21,7 +24,7 @@ import openai
 from . import failures
 from .deltas import DeltaDecoder, ErrorEvent, NotAnEventStream
 from .failures import UpstreamFailure
-from .protocol import Call, End, Start
+from .messages import Call, End, Start
 
 # No call is retried more often than this, nor after its first delta.
 MAX_RETRIES = 2
@@ -34,6 +37,11 @@ CONNECT_TIMEOUT_S = 10.0
 _TIMEOUT = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
 # Of the answer to GET /models; the longest lists that are known have half a megabyte.
 MAX_MODELS_BYTES = 4 * 1024 * 1024
+# Of Azure's API below /openai/deployments, the newest that is generally available; the one below
+# /openai/v1 has none.
+AZURE_API_VERSION = "2024-10-21"
+# What it has for each deployment, which is what it calls a model (Azure OpenAI reference).
+_DEPLOYED = frozenset({"audio", "chat", "completions", "embeddings", "images"})
 # How long the end of a body may follow its [DONE], for the connection to be used again.
 DRAIN_S = 0.1
 
@@ -44,6 +52,23 @@ with contextlib.suppress(ImportError):
     _TRANSPORT_ERRORS += (import_module("aiohttp").ClientError,)
 
 Emit = Callable[[bytes], Awaitable[None]]
+
+
+# Asks the SDK for the response as it is, unread; what its own with_streaming_response sets.
+_UNREAD = {"X-Stainless-Raw-Response": "stream"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Upstream's answer to a request that is relayed.
+
+    Attributes:
+        chunks: its body, in the coding that `headers` name, as each read brings it.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes]
 
 
 class _Retries:
@@ -61,20 +86,17 @@ class Upstream:
 
     def __init__(self, start: Start, max_connections: int) -> None:
         self._base_url = start.base_url.rstrip("/")
-        # api.openai.com has renamed the field, and its newer models refuse the old name; the
-        # servers that speak its protocol know the old one.
-        host = httpx2.URL(start.base_url).host
-        self._max_tokens = "max_completion_tokens" if host == "api.openai.com" else "max_tokens"
-        # One for each number of retries that may be left; they share their connections.
-        client = openai.AsyncOpenAI(
-            api_key=start.api_key,
-            base_url=start.base_url,
-            max_retries=0,
-            http_client=_http_client(max_connections),
-        )
-        more = (client.with_options(max_retries=count) for count in range(1, MAX_RETRIES + 1))
-        self._clients = [client, *more]
+        self._max_tokens = start.max_tokens_field
+        self._start = start
+        self._http_client = _http_client(max_connections)
+        self._clients = self._make_clients()
         self._drains: set[asyncio.Task[None]] = set()
+
+    def _make_clients(self) -> list[openai.AsyncOpenAI]:
+        """One for each number of retries that may be left; they share their connections."""
+        client = _client(self._start, self._http_client)
+        more = (client.with_options(max_retries=count) for count in range(1, MAX_RETRIES + 1))
+        return [client, *more]
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -85,7 +107,8 @@ class Upstream:
 
     def renew_key(self, key: str) -> None:
         """Asks with `key` from now on; what is under way keeps the one before, retries too."""
-        self._clients = [client.with_options(api_key=key) for client in self._clients]
+        self._start = replace(self._start, api_key=key)
+        self._clients = self._make_clients()
 
     async def models(self, emit: Emit) -> End:
         """Gives `emit` the body that upstream answers `GET /models` with.
@@ -107,6 +130,53 @@ class Upstream:
         except _TRANSPORT_ERRORS as error:
             raise failures.broken(f"and broke off ({failures.root_cause(error)})") from error
         return End()
+
+    @contextlib.asynccontextmanager
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | AsyncIterator[bytes] | None,
+        retries: int,
+    ) -> AsyncIterator[Reply]:
+        """Any request: what upstream answers, be it an event stream, JSON or sound.
+
+        Args:
+            path: below the base URL, with the query.
+            body: as it is; one that comes bit by bit cannot be sent again.
+            retries: how often the SDK may ask again.
+
+        Raises:
+            UpstreamFailure: an error's status, or an answer that broke off, be it while it is read.
+        """
+        start = self._start
+        own = {start.key_header: start.api_key} if start.key_header else {}
+        client = self._clients[min(retries, MAX_RETRIES) if isinstance(body, bytes) else 0]
+        options: Any = {"headers": {**headers, **own, **_UNREAD}, "timeout": _TIMEOUT}
+        begun = False
+        try:
+            ask: Any = getattr(client, method.lower())
+            content = {} if body is None else {"content": body}
+            response: httpx2.Response = await ask(
+                f"/{path}", cast_to=httpx2.Response, options=options, **content
+            )
+            async with contextlib.aclosing(response):
+                begun = True
+                assert isinstance(response.stream, httpx2.AsyncByteStream), "an async client's"
+                yield Reply(response.status_code, response.headers, response.stream.__aiter__())
+        except openai.OpenAIError as error:
+            raise self._failure(error) from error
+        except _TRANSPORT_ERRORS as error:
+            how = "and broke off" if begun else "with something that is no answer"
+            raise failures.broken(f"{how} ({failures.root_cause(error)})") from error
+
+    def path_of(self, path: str, model: str) -> str:
+        """Where upstream has what the API has at `path`: Azure has it below each deployment."""
+        azure = isinstance(self._clients[0], openai.AsyncAzureOpenAI)
+        if azure and model and path.partition("/")[0] in _DEPLOYED:
+            return f"deployments/{quote(model, safe='')}/{path}"
+        return path
 
     async def stream(self, call: Call, prompt: str, emit: Emit) -> End:
         """Gives `emit` the answer's text in UTF-8, as each read from upstream brings it.
@@ -173,7 +243,10 @@ class Upstream:
     def _failure(self, error: openai.OpenAIError) -> UpstreamFailure:
         """What the SDK raised, after its retries, for the wire."""
         if isinstance(error, openai.APIStatusError):
-            return failures.refused(error.status_code, error.body, error.response.headers)
+            response = error.response
+            return failures.refused(
+                error.status_code, error.body, response.headers, response.content
+            )
         how = f"cannot be reached: {failures.root_cause(error)}"
         return failures.unreachable(self._base_url, how)
 
@@ -184,7 +257,10 @@ class Upstream:
         drain.add_done_callback(self._drains.discard)
 
     def _parameters(self, call: Call, prompt: str) -> dict[str, Any]:
-        messages = [{"role": "user", "content": prompt}]
+        if call.kind == "messages":
+            messages = json.loads(prompt)
+        else:
+            messages = [{"role": "user", "content": prompt}]
         if call.system:
             messages.insert(0, {"role": "system", "content": call.system})
         parameters: dict[str, Any] = {
@@ -199,6 +275,30 @@ class Upstream:
         if call.top_p is not None:
             parameters["top_p"] = call.top_p
         return parameters
+
+
+def _client(start: Start, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI:
+    """The openai package's client for such an upstream."""
+    options: Any = {"max_retries": 0, "http_client": http_client}
+    url = start.base_url.rstrip("/")
+    if start.sdk == "bedrock":
+        from openai.providers import bedrock  # noqa: PLC0415 - younger than the package
+
+        provider = bedrock(base_url=url, api_key=start.api_key)
+        return openai.AsyncOpenAI(provider=provider, **options)
+    if start.sdk == "vertex":
+        from openai.providers import vertex  # noqa: PLC0415
+
+        provider = vertex(base_url=url, token_provider=lambda: start.api_key)
+        return openai.AsyncOpenAI(provider=provider, **options)
+    if start.sdk == "azure" and not url.endswith("/v1"):
+        return openai.AsyncAzureOpenAI(
+            azure_endpoint=url.removesuffix("/openai"),
+            api_key=start.api_key,
+            api_version=AZURE_API_VERSION,
+            **options,
+        )
+    return openai.AsyncOpenAI(api_key=start.api_key, base_url=start.base_url, **options)
 
 
 def _body(response: httpx2.Response) -> AsyncIterator[bytes]:

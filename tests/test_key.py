@@ -19,7 +19,7 @@ import pytest
 from llmrelay.config import Config
 from llmrelay.errors import NoKey
 from llmrelay.secret import Keys, Secret
-from runner_payload.protocol import Start
+from runner_payload.messages import Start
 from tests.helpers.front_end import KEY, FrontEndProcess, runner_options
 from tests.helpers.link_pair import a_start
 from tests.helpers.openssh import OpenSSHServer, require_login_shell, require_sshd

@@ -62,6 +62,9 @@ FORBIDDEN = {
     "llmrelay/http/tokens.py": ["asyncio", "socket", "time"],
     "runner_payload/": ["llmrelay"],
     "runner_payload/protocol.py": ["asyncio", "socket", "time", "logging"],
+    "runner_payload/messages.py": ["asyncio", "socket", "time", "logging"],
+    "runner_payload/events.py": ["asyncio", "socket", "time", "logging"],
+    "runner_payload/multipart.py": ["asyncio", "socket", "time", "logging"],
     "runner_payload/sse.py": ["asyncio", "socket", "time", "logging"],
     "runner_payload/deltas.py": ["asyncio", "socket", "time", "logging"],
     # The flow goes one way: a part may not know what is put together from it.
@@ -69,7 +72,9 @@ FORBIDDEN = {
 }
 
 # What both sides share; everything else of the payload is text to the front-end.
-SHARED = {"runner_payload.credit", "runner_payload.process", "runner_payload.protocol"}
+SHARED = {
+    f"runner_payload.{name}" for name in ("credit", "messages", "multipart", "process", "protocol")
+}
 
 MAX_LINES = 400
 

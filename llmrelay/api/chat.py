@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any
 from urllib.parse import parse_qsl
 
-from runner_payload.protocol import Call
+from runner_payload.messages import Call
 
 from ..config import Config
 from ..errors import BadRequest, LengthRequired, UnsupportedMediaType

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from runner_payload.protocol import Call
+from runner_payload.messages import Call
 
 from ..config import Config
 from ..errors import RelayError

@@ -13,12 +13,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from runner_payload.credit import ReceiveWindow, SendWindow
-from runner_payload.protocol import (
-    DATA_BYTES,
-    End,
-    FrameType,
-    encode_credit,
-)
+from runner_payload.messages import End
+from runner_payload.protocol import DATA_BYTES, FrameType, encode_credit
 
 from ..errors import RelayError
 

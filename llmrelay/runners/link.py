@@ -15,24 +15,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from runner_payload.messages import Call, End, Failure, GoAway, Hello, Key, Message, Ready, Start
 from runner_payload.protocol import (
     MARKER,
     MAX_CALL_ID,
     MAX_NOISE_BYTES,
     MAX_PAYLOAD_BYTES,
-    Call,
-    End,
-    Failure,
     Frame,
     FrameDecoder,
     FrameType,
-    GoAway,
-    Hello,
-    Key,
-    Message,
-    Ready,
     RemoteProtocolError,
-    Start,
     decode_credit,
     encode_frame,
 )

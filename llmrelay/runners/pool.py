@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from runner_payload.protocol import Call, End
+from runner_payload.messages import Call, End
 
 from ..config import Config
 from ..errors import BadRequest, ModelNotFound, NoRunner, QueueFull, RelayError, RunnerLost

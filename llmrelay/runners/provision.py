@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner_payload.protocol import PROTOCOL_VERSION, Hello, Start
+from runner_payload.messages import Hello, Start
+from runner_payload.protocol import PROTOCOL_VERSION
 
 from ..config import Config
 from ..errors import (

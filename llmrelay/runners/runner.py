@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
-from runner_payload.protocol import Call
+from runner_payload.messages import Call
 
 from ..config import Config
 from ..errors import ConnectError, NoRunner, RelayError, RunnerBroken

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 
-from runner_payload.protocol import End
+from runner_payload.messages import End
 
 from ..errors import RelayError
 from .breaker import Breaker

@@ -8,7 +8,7 @@ from llmrelay.api import chat
 from llmrelay.config import Config
 from llmrelay.errors import BadRequest, LengthRequired, UnsupportedMediaType
 from llmrelay.http.events import Headers, Request
-from runner_payload.protocol import Call
+from runner_payload.messages import Call
 
 
 def request(query: str = "", *headers: tuple[str, str], framing: int | None = 2) -> Request:

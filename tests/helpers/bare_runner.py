@@ -23,21 +23,8 @@ from typing import IO
 
 from llmrelay.runners import payload
 from llmrelay.runners.payload import Payload
-from runner_payload.protocol import (
-    DATA_BYTES,
-    MARKER,
-    Call,
-    End,
-    Failure,
-    Frame,
-    FrameDecoder,
-    FrameType,
-    Hello,
-    Message,
-    Ready,
-    Start,
-    encode_frame,
-)
+from runner_payload.messages import Call, End, Failure, Hello, Message, Ready, Start
+from runner_payload.protocol import DATA_BYTES, MARKER, Frame, FrameDecoder, FrameType, encode_frame
 
 LIMIT_S = 10.0
 

@@ -9,17 +9,13 @@ import asyncio
 
 from llmrelay.errors import RelayError
 from llmrelay.runners.link import Link
+from runner_payload.messages import End, Hello, Message, Ready, Start
 from runner_payload.protocol import (
     MARKER,
     PROTOCOL_VERSION,
-    End,
     Frame,
     FrameDecoder,
     FrameType,
-    Hello,
-    Message,
-    Ready,
-    Start,
     encode_frame,
 )
 

@@ -21,18 +21,13 @@ from llmrelay.runners import payload
 from llmrelay.runners.payload import Payload
 from llmrelay.runners.provision import EXIT_OLD_PYTHON
 from runner_payload.main import SPARE_DESCRIPTORS
+from runner_payload.messages import Call, End, Failure, GoAway, Hello, Key
 from runner_payload.protocol import (
     MARKER,
     MAX_PAYLOAD_BYTES,
     PROTOCOL_VERSION,
-    Call,
-    End,
-    Failure,
     FrameDecoder,
     FrameType,
-    GoAway,
-    Hello,
-    Key,
     encode_credit,
     encode_frame,
 )
@@ -63,7 +58,7 @@ KEY = a_start(BASE_URL).api_key
 # most of a second.
 SCRIPTED_UPSTREAM = """
 import asyncio, ctypes, os, sys, time
-from .protocol import End
+from .messages import End
 
 class Upstream:
     def __init__(self, start, max_connections):
@@ -840,7 +835,7 @@ VIOLATIONS = {
     ),
     "a prompt over the limit": (
         CALL + encode_frame(FrameType.DATA, 1, b"x" * 2001),
-        "a prompt over the limit",
+        "a body over the limit",
     ),
     "more than the credit": (
         CALL + encode_frame(FrameType.DATA, 1, b"x" * 1001),

@@ -19,18 +19,12 @@ from llmrelay.errors import (
 from llmrelay.runners.call import LinkCall
 from llmrelay.runners.link import MAX_UNSENT_BYTES, Link
 from llmrelay.secret import Secret
+from runner_payload.messages import Call, End, Failure, GoAway, Hello, Key, Start
 from runner_payload.protocol import (
     DATA_BYTES,
     MARKER,
     MAX_NOISE_BYTES,
-    Call,
-    End,
-    Failure,
     FrameType,
-    GoAway,
-    Hello,
-    Key,
-    Start,
     encode_credit,
     encode_frame,
 )

@@ -24,7 +24,7 @@ from llmrelay.runners.runner import Runner, State
 from llmrelay.runners.selection import Ask
 from llmrelay.runners.spec import HostSpec, RunnerSpec
 from llmrelay.values import HostAddress
-from runner_payload.protocol import Call, End
+from runner_payload.messages import Call, End
 from tests.helpers.link_pair import RecordingSink
 
 CALL = Call(model="m")

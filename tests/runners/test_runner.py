@@ -22,18 +22,8 @@ from llmrelay.runners.slots import Slots
 from llmrelay.runners.spec import HostSpec, RunnerSpec
 from llmrelay.secret import Secret
 from llmrelay.values import HostAddress
-from runner_payload.protocol import (
-    MARKER,
-    Call,
-    Frame,
-    FrameDecoder,
-    FrameType,
-    GoAway,
-    Key,
-    Message,
-    Ready,
-    encode_frame,
-)
+from runner_payload.messages import Call, GoAway, Key, Message, Ready
+from runner_payload.protocol import MARKER, Frame, FrameDecoder, FrameType, encode_frame
 from tests.helpers.link_pair import RecordingSink, a_hello
 from tests.helpers.ssh_server import Command, Host, Process, ssh_server
 

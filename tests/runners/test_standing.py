@@ -14,7 +14,7 @@ from llmrelay.errors import (
 )
 from llmrelay.runners.breaker import FAILURES, MIN_OUT_S
 from llmrelay.runners.standing import Outcome, Standing, outcome_of
-from runner_payload.protocol import End
+from runner_payload.messages import End
 from tests.helpers.virtual_load import a_standing
 
 

@@ -1,0 +1,274 @@
+"""The frames' JSON payloads: a class for each, checked as it is decoded.
+
+Shared by both sides and sans-IO, as protocol.py, which says which frame carries which. Whatever the
+peer sends is a message of the declared types or a RemoteProtocolError.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from .protocol import RemoteProtocolError
+
+
+def _load(payload: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"a control payload is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RemoteProtocolError("a control payload is not a JSON object")
+    return value
+
+
+def _is_finite(number: Any) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int beyond any float
+        return False
+
+
+M = TypeVar("M", bound="Message")
+
+# Header fields: names in lower case, and values.
+Pairs = tuple[tuple[str, str], ...]
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (int, float),
+    "str | None": (str, type(None)),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+    "Pairs": (list,),
+}
+
+
+def _pairs(items: Any) -> Pairs | None:
+    """A JSON array of pairs of strings; None if it is something else."""
+    pairs = [tuple(item) if isinstance(item, list) else () for item in items]
+    if all(len(pair) == 2 and all(isinstance(each, str) for each in pair) for pair in pairs):
+        return tuple(pairs)
+    return None
+
+
+@dataclass(frozen=True)
+class Message:
+    """A JSON payload. Fields that are not known are skipped, so a newer peer may say more."""
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode(
+            # A lone surrogate cannot stand in UTF-8; one in a prompt's parameter is replaced.
+            "utf-8",
+            "replace",
+        )
+
+    @classmethod
+    def decode(cls: type[M], payload: bytes) -> M:
+        """The message in `payload`, every field of its declared type.
+
+        Raises:
+            RemoteProtocolError: not JSON, a field missing, or one of another type.
+        """
+        value = _load(payload)
+        known = {}
+        for field in fields(cls):
+            if field.name not in value:
+                if field.default is MISSING:
+                    raise RemoteProtocolError(f"{cls.__name__} without {field.name}")
+                continue
+            item = value[field.name]
+            kinds = _KINDS[str(field.type)]
+            # A bool is an int to Python, but not on the wire.
+            if not isinstance(item, kinds) or (isinstance(item, bool) and bool not in kinds):
+                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is not {field.type}")
+            if float in kinds and item is not None and not _is_finite(item):
+                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is no finite number")
+            if list in kinds and (item := _pairs(item)) is None:
+                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is not pairs of strings")
+            known[field.name] = item
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Hello(Message):
+    """What the runner is. Sent before `openai` is imported, so its version is the metadata's.
+
+    Attributes:
+        max_calls: how many calls the host's limit of open files allows at once.
+    """
+
+    protocol: int
+    digest: str
+    python: str
+    executable: str
+    openai: str | None
+    aiohttp: str | None
+    pid: int
+    max_calls: int
+
+
+@dataclass(frozen=True)
+class Start(Message):
+    """The key, once per link, and what holds for all calls.
+
+    Attributes:
+        sdk: which of the openai package's clients speaks to upstream: "openai", "azure", "bedrock"
+            or "vertex".
+        adapter: which adapter of the runner's turns requests into upstream's own; "" for none.
+        key_header: a header that carries the key, too; "" for none besides the client's own.
+        max_tokens_field: what upstream calls the limit of a chat completion.
+        ask_usage: upstream is asked to count a stream's tokens where the client did not ask.
+    """
+
+    api_key: str
+    base_url: str
+    max_body_bytes: int
+    window_bytes: int
+    timeout_s: float
+    delta_timeout_s: float
+    ping_interval_s: float
+    ping_timeout_s: float
+    sdk: str = "openai"
+    adapter: str = ""
+    key_header: str = ""
+    max_tokens_field: str = "max_tokens"
+    ask_usage: bool = False
+
+    def __repr__(self) -> str:
+        return f"Start(api_key='***', base_url={self.base_url!r})"
+
+
+@dataclass(frozen=True)
+class Ready(Message):
+    """`openai` is imported and calls are taken."""
+
+    import_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Key(Message):
+    """The key for calls that begin from now on, in place of START's."""
+
+    api_key: str
+
+    def __repr__(self) -> str:
+        return "Key(api_key='***')"
+
+
+@dataclass(frozen=True)
+class GoAway(Message):
+    """The sender takes (runner) or sends (front-end) no new calls; those under way go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Call(Message):
+    """A chat completion. The prompt follows as DATA, up to an END.
+
+    Attributes:
+        kind: "chat" for a prompt, or "messages" for the JSON of a whole conversation in its place
+            (OpenAI reference, "Create chat completion", `messages`); or "models", whose answer is
+            what upstream says to `GET /models`, and which has neither prompt nor parameters.
+        timeout_s: the longest silence before the first delta, in seconds; None for START's.
+        retries: how often the runner may ask upstream again, should it fail before that.
+    """
+
+    model: str
+    system: str = ""
+    max_tokens: int = 1024
+    temperature: float | None = None
+    top_p: float | None = None
+    kind: str = "chat"
+    timeout_s: float | None = None
+    retries: int = 2
+
+    def __repr__(self) -> str:
+        return f"Call({self.kind}, model={self.model!r})"
+
+
+@dataclass(frozen=True)
+class Request(Message):
+    """A request for upstream, relayed as it is. Its body follows as DATA, up to an END.
+
+    Attributes:
+        method: GET, POST or DELETE.
+        path: below the base URL, without a slash before it.
+        query: as the client wrote it, still percent-encoded.
+        headers: those that go up.
+        model: what upstream calls the model; put into the body where that says `asked_model`.
+        asked_model: what the client calls it; "" if the body names none.
+        model_at: of a multipart body, where the model's name begins in it, in bytes.
+        streamed: upstream is sent the body as it comes, and may answer before its end; else the
+            body is whole before upstream hears of it.
+        length: of the body in bytes, where it is known.
+        transcript: the answer is wanted as plain text, out of a transcription of whatever form.
+        timeout_s, retries: as Call's.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Pairs = ()
+    model: str = ""
+    asked_model: str = ""
+    model_at: int | None = None
+    streamed: bool = False
+    length: int | None = None
+    transcript: bool = False
+    timeout_s: float | None = None
+    retries: int = 2
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.path}, model={self.model!r})"
+
+
+@dataclass(frozen=True)
+class Response(Message):
+    """The head of upstream's answer to a Request; its body follows as DATA, up to an END.
+
+    Attributes:
+        headers: those that come down.
+    """
+
+    status: int
+    headers: Pairs = ()
+
+
+@dataclass(frozen=True)
+class End(Message):
+    """Nothing more comes. From the runner: upstream's answer is whole.
+
+    Attributes:
+        input_tokens, output_tokens: upstream's count, where it gave one.
+    """
+
+    finish_reason: str | None = None
+    retries: int = 0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Failure(Message):
+    """The payload of ERROR: the call ended without a whole answer.
+
+    Attributes:
+        code: the `code` of one of the front-end's errors.
+        message: one sentence for the client; holds no key.
+        retry_after_s: upstream's Retry-After in seconds.
+        status, headers, body: upstream's own answer, where it is one that clients of the API
+            understand (OpenAI reference, "The error object"); else 0 and empty.
+    """
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+    status: int = 0
+    headers: Pairs = ()
+    body: str = ""

@@ -1,0 +1,147 @@
+"""A request that is relayed as it is: the client's bytes up, upstream's bytes down.
+
+Touches a JSON body only where it has to say something else than the client did: another name of the
+model, or that usage is wanted. Of the answer nothing is parsed but what counts tokens (events.py).
+Knows upstream.py by its interface alone; RunningCall, which runs this, is the way back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from .events import EventRelay, Usage
+from .failures import UpstreamFailure, passed_down
+from .messages import End, Failure, Request, Response
+from .transcript import TranscriptDecoder
+
+if TYPE_CHECKING:
+    # Not at run time: it imports openai.
+    from .upstream import Reply, Upstream
+
+METHODS = frozenset({"GET", "POST", "DELETE"})
+# No scheme, no host and no way up: the SDK would follow each to somewhere else.
+_PATH = re.compile(r"(?!\.)[A-Za-z0-9_.~:@%-]+(?:/(?!\.)[A-Za-z0-9_.~:@%-]+)*")
+# Where a stream can be asked to count its tokens (OpenAI reference, `stream_options`).
+_COUNTED = frozenset({"chat/completions", "completions"})
+# Of an answer that is no stream this much is kept to look for usage in it, from its end.
+_KEPT_BYTES = 64 * 1024
+
+Body = bytes | AsyncIterator[bytes]
+
+
+class Answer(Protocol):
+    """Where an answer goes."""
+
+    def head(self, response: Response) -> None:
+        """The answer begins."""
+
+    async def emit(self, data: bytes) -> None:
+        """A piece of its body; waits while the call has no credit."""
+
+
+async def relay(
+    upstream: Upstream, request: Request, body: Body, answer: Answer, *, ask_usage: bool
+) -> End:
+    """Sends `request` and gives `answer` what upstream says.
+
+    Args:
+        ask_usage: ask upstream to count, where the client did not.
+
+    Raises:
+        UpstreamFailure: no answer, or one that is not whole.
+    """
+    if request.method not in METHODS or not _PATH.fullmatch(request.path):
+        raise UpstreamFailure(Failure("bad_request", "The runner relays no such request."))
+    asked = False
+    if isinstance(body, bytes):
+        body, asked = _rewritten(request, body, ask_usage=ask_usage)
+    path = upstream.path_of(request.path, request.model)
+    if request.query:
+        path += f"?{request.query}"
+    sent = None if request.method == "GET" or body == b"" else body
+    headers = _headers(request)
+    async with upstream.send(request.method, path, headers, sent, request.retries) as reply:
+        usage = Usage()
+        if request.transcript:
+            await _transcribe(reply, answer)
+        else:
+            await _copy(reply, answer, usage, take_out=asked)
+        return End(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """What goes up: the client's, and that bytes are to come as they are."""
+    headers = dict(request.headers) | {"accept-encoding": "identity"}
+    if request.streamed and request.length is not None:
+        headers["content-length"] = str(request.length)
+    return headers
+
+
+def _rewritten(request: Request, body: bytes, *, ask_usage: bool) -> tuple[bytes, bool]:
+    """The body, and whether it asks for usage where the client did not."""
+    renamed = request.model != request.asked_model
+    if renamed and request.model_at is not None:
+        at, name = request.model_at, request.asked_model.encode()
+        return body[:at] + request.model.encode() + body[at + len(name) :], False
+    ask_usage = ask_usage and request.path in _COUNTED
+    if not (renamed or ask_usage):
+        return body, False
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return body, False  # upstream says best what is wrong with it
+    if not isinstance(fields, dict):
+        return body, False
+    if renamed:
+        fields["model"] = request.model
+    ask_usage = ask_usage and _ask_usage(fields)
+    # ASCII, as half of a surrogate pair has no UTF-8.
+    return (json.dumps(fields).encode() if renamed or ask_usage else body), ask_usage
+
+
+def _ask_usage(fields: dict[str, object]) -> bool:
+    """Has a stream count its tokens; false if it does so by itself, or is none."""
+    options = fields.get("stream_options")
+    if fields.get("stream") is not True or not isinstance(options, (dict, type(None))):
+        return False
+    if options is not None and options.get("include_usage"):
+        return False
+    fields["stream_options"] = {**(options or {}), "include_usage": True}
+    return True
+
+
+async def _copy(reply: Reply, answer: Answer, usage: Usage, *, take_out: bool) -> None:
+    """The body as it comes, whole events at a time if it is an event stream."""
+    answer.head(Response(reply.status, passed_down(reply.headers)))
+    if is_event_stream(reply.headers):
+        events = EventRelay(usage, take_out=take_out)
+        async for chunk in reply.chunks:
+            # Even without a whole event: upstream is alive.
+            await answer.emit(events.feed(chunk))
+        await answer.emit(events.finish())
+        return
+    is_json = reply.headers.get("content-type", "").startswith("application/json")
+    end = b""
+    async for chunk in reply.chunks:
+        await answer.emit(chunk)
+        if is_json:
+            end = (end + chunk)[-_KEPT_BYTES:]
+    usage.look(end)
+
+
+async def _transcribe(reply: Reply, answer: Answer) -> None:
+    """The text of a transcription, as it comes."""
+    answer.head(Response(reply.status))
+    decoder = TranscriptDecoder(events=is_event_stream(reply.headers))
+    async for chunk in reply.chunks:
+        await answer.emit(decoder.feed(chunk))
+    await answer.emit(decoder.finish())
+
+
+def is_event_stream(headers: Mapping[str, str]) -> bool:
+    """Whether a body is server-sent events, and uncompressed."""
+    kind = headers.get("content-type", "")
+    return kind.startswith("text/event-stream") and "content-encoding" not in headers
