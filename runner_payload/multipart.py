@@ -1,0 +1,432 @@
+"""multipart/form-data: a form's bytes -> its parts as they come, and back (RFC 7578, RFC 2046 5.1).
+
+Shared by both sides and sans-IO; knows no field of any API. A part's bytes go through as they come:
+at most a delimiter less one byte waits, whatever the file's size. Whatever the client sends parses
+or raises InvalidMultipart and nothing else.
+
+What two readers could read in two ways is refused: line ends other than CRLF around boundaries and
+in heads, a line that only begins with the boundary, folded or repeated headers, a part whose
+Content-Length disagrees with its boundaries. So whoever reads the same bytes behind us reads the
+same form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+MAX_BOUNDARY_CHARS = 70
+# Browsers' heads have some hundred bytes; a long file name in UTF-8 has its place.
+MAX_HEAD_BYTES = 8 * 1024
+# The longest form of the APIs has some twenty fields; several images go with one prompt.
+MAX_PARTS = 64
+
+_CR = 0x0D
+_CRLF = b"\r\n"
+_TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# A value that is not quoted is a token; boundaries with these four besides are seen, and nobody
+# reads them in another way.
+_BARE = r"[!#$%&'*+\-.^_`|~0-9A-Za-z=/:?]+"
+_PARAMETER = re.compile(rf'[ \t]*;[ \t]*(?:({_TCHARS})=(?:"((?:[^"\\]|\\.)*)"|({_BARE})))?')
+_MEDIA_TYPE = re.compile(rf"{_TCHARS}/{_TCHARS}")
+_BCHARS = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_HEADER = re.compile(rf"({_TCHARS}):(.*)")
+_BLANKS = re.compile(rb"[ \t]*")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_ESCAPED = re.compile(r'\\(["\\])')
+_LENGTH = re.compile(r"[0-9]{1,18}")
+# What browsers write for what would break the quotes (WHATWG HTML, section 4.10.21.8).
+_PERCENT = {"%22": '"', "%0D": "\r", "%0A": "\n"}
+_PERCENT_ENCODED = re.compile("%22|%0D|%0A")
+
+
+class InvalidMultipart(Exception):
+    """The bytes are no form. One sentence, for the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartBegun:
+    """A part's head.
+
+    Attributes:
+        filename: None for a field that is no file.
+        content_type: as it came, parameters and all.
+        head: the header lines as they came, without the blank line behind them.
+    """
+
+    name: str
+    filename: str | None
+    content_type: str | None
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PartData:
+    """Some bytes of the part under way.
+
+    Attributes:
+        at: where in the whole body the first of them stood.
+    """
+
+    data: bytes
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnded:
+    """The part is whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormEnded:
+    """The closing boundary has come."""
+
+
+Event = PartBegun | PartData | PartEnded | FormEnded
+
+
+class _State(Enum):
+    """What the next byte belongs to."""
+
+    START = auto()  # the first boundary, or a preamble
+    PREAMBLE = auto()
+    BOUNDARY = auto()  # what follows a boundary: "--", or the rest of its line
+    PADDING = auto()
+    HEAD = auto()
+    FIRST_DATA = auto()  # a part's first bytes, where a boundary may not stand
+    DATA = auto()
+    CLOSED = auto()  # the rest of the closing boundary's line
+    EPILOGUE = auto()
+
+
+class MultipartDecoder:
+    """A form's bytes in any split -> what they tell.
+
+    Not to be fed any more once it has raised.
+
+    Args:
+        boundary: see boundary_of().
+        max_head_bytes: of one part's header lines, and of a preamble.
+        max_parts: of the form.
+    """
+
+    def __init__(
+        self,
+        boundary: bytes,
+        *,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+        max_parts: int = MAX_PARTS,
+    ) -> None:
+        self._dashed = b"--" + boundary
+        self._delimiter = _CRLF + self._dashed
+        self._after_lf = b"\n" + self._dashed
+        self._after_cr = b"\r" + self._dashed
+        self._max_head_bytes = max_head_bytes
+        self._max_parts = max_parts
+        self._state = _State.START
+        self._held = b""
+        self._offset = 0  # of _held in the whole body
+        self._parts = 0
+        self._part_bytes = 0
+        self._declared_bytes: int | None = None
+
+    def feed(self, data: bytes) -> list[Event]:
+        """What `data` completes.
+
+        Raises:
+            InvalidMultipart: the bytes are no form; what came with them is lost.
+        """
+        data = self._held + data
+        events: list[Event] = []
+        at = 0
+        while True:
+            state = self._state
+            at = _STEPS[state](self, data, at, events)
+            if self._state is state:  # the rest is too short to say more
+                break
+        self._held = data[at:]
+        self._offset += at
+        return events
+
+    def finish(self) -> None:
+        """No more bytes will come.
+
+        Raises:
+            InvalidMultipart: the form is not whole.
+        """
+        if self._state is _State.CLOSED and not self._held:
+            return
+        if self._state is not _State.EPILOGUE:
+            raise InvalidMultipart(
+                "The form ends before its closing boundary."
+                if self._state not in (_State.START, _State.PREAMBLE)
+                else "The form does not have the boundary that its Content-Type names."
+            )
+
+    # Each step reads `data` from `at` on, appends what it has understood, and returns up to where.
+    # It changes the state when it is done with it.
+
+    def _start(self, data: bytes, at: int, events: list[Event]) -> int:
+        if data.startswith(self._dashed):
+            self._state = _State.BOUNDARY
+            return len(self._dashed)
+        if not self._dashed.startswith(data):
+            self._state = _State.PREAMBLE
+        return at
+
+    def _preamble(self, data: bytes, at: int, events: list[Event]) -> int:
+        found = self._find_delimiter(data, at)
+        end = found if found >= 0 else self._settled(data, at)
+        if self._offset + end > self._max_head_bytes:
+            raise InvalidMultipart(
+                "The form does not begin with the boundary that its Content-Type names."
+            )
+        if found < 0:
+            return end
+        self._state = _State.BOUNDARY
+        return end + len(self._delimiter)
+
+    def _boundary(self, data: bytes, at: int, events: list[Event]) -> int:
+        rest = data[at : at + 2]
+        if rest == b"--":
+            events.append(FormEnded())
+            self._state = _State.CLOSED
+            return at + 2
+        if rest not in (b"", b"-"):
+            self._state = _State.PADDING
+        return at
+
+    def _padding(self, data: bytes, at: int, events: list[Event]) -> int:
+        at = self._end_of_line(data, at)
+        if data.startswith(_CRLF, at):
+            self._state = _State.HEAD
+            return at + 2
+        return at
+
+    def _head(self, data: bytes, at: int, events: list[Event]) -> int:
+        end = data.find(b"\r\n\r\n", at)
+        if data.startswith(_CRLF, at):
+            raise InvalidMultipart("A part of the form has no headers.")
+        if (end if end >= 0 else len(data) - 3) - at > self._max_head_bytes:
+            raise InvalidMultipart(
+                f"A part of the form has headers of more than {self._max_head_bytes} bytes."
+            )
+        if end < 0:
+            return at
+        self._parts += 1
+        if self._parts > self._max_parts:
+            raise InvalidMultipart(f"The form has more than {self._max_parts} parts.")
+        head = data[at:end]
+        if self._after_lf in b"\n" + head:
+            raise InvalidMultipart("A boundary stands among the headers of a part of the form.")
+        begun, self._declared_bytes = _read_head(head)
+        events.append(begun)
+        self._part_bytes = 0
+        self._state = _State.FIRST_DATA
+        return end + 4
+
+    def _first_data(self, data: bytes, at: int, events: list[Event]) -> int:
+        # RFC 2046 lets a part end with its headers: this would be the boundary then, where others
+        # read content. No client writes it.
+        first = data[at : at + len(self._dashed)]
+        if first == self._dashed:
+            raise InvalidMultipart("A part of the form has no line between headers and boundary.")
+        if not self._dashed.startswith(first):
+            self._state = _State.DATA
+        return at
+
+    def _data(self, data: bytes, at: int, events: list[Event]) -> int:
+        found = self._find_delimiter(data, at)
+        end = found if found >= 0 else self._settled(data, at)
+        if end > at:
+            events.append(PartData(data[at:end], self._offset + at))
+            self._part_bytes += end - at
+        if found < 0:
+            return end
+        if self._declared_bytes not in (None, self._part_bytes):
+            raise InvalidMultipart("A part of the form is not as long as its Content-Length says.")
+        events.append(PartEnded())
+        self._state = _State.BOUNDARY
+        return end + len(self._delimiter)
+
+    def _closed(self, data: bytes, at: int, events: list[Event]) -> int:
+        at = self._end_of_line(data, at)
+        if data.startswith(_CRLF, at):
+            self._state = _State.EPILOGUE
+        return at
+
+    def _epilogue(self, data: bytes, at: int, events: list[Event]) -> int:
+        return len(data)
+
+    def _end_of_line(self, data: bytes, at: int) -> int:
+        """Past the blanks behind a boundary, to what has to be CRLF."""
+        blanks = _BLANKS.match(data, at)
+        assert blanks is not None  # it matches nothing as well
+        at = blanks.end()
+        if not _CRLF.startswith(data[at : at + 2]):
+            raise InvalidMultipart("Something else than CRLF follows a boundary of the form.")
+        return at
+
+    def _find_delimiter(self, data: bytes, at: int) -> int:
+        """Where the next one begins, or -1."""
+        line_feed = data.find(self._after_lf, at)
+        alone = data.find(self._after_cr, at, line_feed if line_feed >= 0 else len(data)) >= 0
+        # A CR before `at` would have been held back.
+        if line_feed >= 0 and (line_feed == at or data[line_feed - 1] != _CR):
+            alone = True
+        if alone:
+            raise InvalidMultipart("A line before a boundary of the form does not end with CRLF.")
+        return line_feed - 1 if line_feed >= 0 else -1
+
+    def _settled(self, data: bytes, at: int) -> int:
+        """Up to where no delimiter can begin, whatever comes next."""
+        tail = max(at, len(data) - len(self._delimiter) + 1)
+        last = max(data.rfind(b"\r", tail), data.rfind(b"\n", tail))
+        if last < 0:
+            return len(data)
+        if last > tail and data[last - 1 : last + 1] == _CRLF:
+            last -= 1
+        rest = data[last:]
+        begun = (self._delimiter, self._after_lf, self._after_cr)
+        return last if any(whole.startswith(rest) for whole in begun) else len(data)
+
+
+_STEPS: dict[_State, Callable[[MultipartDecoder, bytes, int, list[Event]], int]] = {
+    _State.START: MultipartDecoder._start,
+    _State.PREAMBLE: MultipartDecoder._preamble,
+    _State.BOUNDARY: MultipartDecoder._boundary,
+    _State.PADDING: MultipartDecoder._padding,
+    _State.HEAD: MultipartDecoder._head,
+    _State.FIRST_DATA: MultipartDecoder._first_data,
+    _State.DATA: MultipartDecoder._data,
+    _State.CLOSED: MultipartDecoder._closed,
+    _State.EPILOGUE: MultipartDecoder._epilogue,
+}
+
+
+def boundary_of(content_type: str) -> bytes:
+    """The boundary that a request's Content-Type names.
+
+    Raises:
+        InvalidMultipart: it is not multipart/form-data with one boundary of RFC 2046's.
+    """
+    media_type = _MEDIA_TYPE.match(content_type.strip(" \t"))
+    if media_type is None or media_type[0].lower() != "multipart/form-data":
+        raise InvalidMultipart("The Content-Type is not multipart/form-data.")
+    parameters = _parameters(content_type.strip(" \t"), media_type.end())
+    boundary = None if parameters is None else parameters.get("boundary")
+    if boundary is None or _BCHARS.fullmatch(boundary) is None:
+        raise InvalidMultipart(
+            "The Content-Type multipart/form-data needs one boundary of 1 to"
+            f" {MAX_BOUNDARY_CHARS} letters, digits and the like."
+        )
+    return boundary.encode()
+
+
+def _read_head(head: bytes) -> tuple[PartBegun, int | None]:
+    """A part's header lines -> its begin, and how long it says it is."""
+    fields = _fields(head)
+    # RFC 7578, section 4.8: all others "MUST be ignored".
+    disposition = fields.get("content-disposition", "")
+    kind, _, _ = disposition.partition(";")
+    parameters = _parameters(disposition, len(kind.rstrip(" \t")))
+    if kind.strip(" \t").lower() != "form-data" or parameters is None or "name" not in parameters:
+        raise InvalidMultipart(
+            'A part of the form has no header `Content-Disposition: form-data; name="…"`.'
+        )
+    if fields.get("content-transfer-encoding", "binary").lower() not in ("7bit", "8bit", "binary"):
+        raise InvalidMultipart("A part of the form has a Content-Transfer-Encoding: send it as is.")
+    declared = fields.get("content-length")
+    if declared is not None and _LENGTH.fullmatch(declared) is None:
+        raise InvalidMultipart("A part of the form has a Content-Length that is no number.")
+    # `filename*` is another parameter: RFC 7578, section 4.2, says not to use it.
+    filename = parameters.get("filename")
+    begun = PartBegun(
+        name=_unescaped(parameters["name"]),
+        filename=None if filename is None else _unescaped(filename),
+        content_type=fields.get("content-type"),
+        head=head,
+    )
+    return begun, None if declared is None else int(declared)
+
+
+def _fields(head: bytes) -> dict[str, str]:
+    """Header lines -> their values by lower-case name."""
+    try:
+        lines = head.decode().split("\r\n")
+    except UnicodeDecodeError:
+        raise InvalidMultipart("A part of the form has headers that are not UTF-8.") from None
+    fields: dict[str, str] = {}
+    for line in lines:
+        field = _HEADER.fullmatch(line) if _CONTROL.search(line) is None else None
+        if field is None:
+            raise InvalidMultipart("A part of the form has a header line that is none.")
+        name = field[1].lower()
+        if name in fields:
+            raise InvalidMultipart("A part of the form has a header twice.")
+        fields[name] = field[2].strip(" \t")
+    return fields
+
+
+def _parameters(text: str, at: int) -> dict[str, str] | None:
+    """`; name=value; …` from `at` to the end, quotes taken off; None if it is anything else."""
+    found: dict[str, str] = {}
+    while at < len(text):
+        parameter = _PARAMETER.match(text, at)
+        if parameter is None:
+            return None
+        at = parameter.end()
+        if parameter[1] is None:  # nothing between two semicolons, or behind the last
+            continue
+        name = parameter[1].lower()
+        if name in found:
+            return None
+        quoted = parameter[2]
+        found[name] = parameter[3] if quoted is None else _ESCAPED.sub(r"\1", quoted)
+    return found
+
+
+def _unescaped(value: str) -> str:
+    return _PERCENT_ENCODED.sub(lambda found: _PERCENT[found[0]], value)
+
+
+def new_boundary() -> bytes:
+    """A boundary that stands in no file, to all likelihood."""
+    return b"llmrelay-" + os.urandom(16).hex().encode()
+
+
+def encode_field(boundary: bytes, name: str, value: str) -> bytes:
+    """A whole part that is no file."""
+    return b"--%b\r\n%b\r\n\r\n%b\r\n" % (boundary, _disposition(name), value.encode())
+
+
+def encode_file_head(
+    boundary: bytes, name: str, filename: str, content_type: str = "application/octet-stream"
+) -> bytes:
+    """What goes before a file's bytes. CRLF goes behind them; encode_end() brings it."""
+    disposition = b'%b; filename="%b"' % (_disposition(name), _escaped(filename))
+    return b"--%b\r\n%b\r\nContent-Type: %b\r\n\r\n" % (
+        boundary,
+        disposition,
+        content_type.encode(),
+    )
+
+
+def encode_end(boundary: bytes, *, after_file: bool = True) -> bytes:
+    """The closing boundary; `after_file`: the part before it is a file, else a field."""
+    return b"%b--%b--\r\n" % (_CRLF if after_file else b"", boundary)
+
+
+def _disposition(name: str) -> bytes:
+    return b'Content-Disposition: form-data; name="%b"' % _escaped(name)
+
+
+def _escaped(value: str) -> bytes:
+    """As browsers write it, but with backslashes doubled, which most servers take as escapes."""
+    value = value.replace("\\", "\\\\")
+    for written, meant in _PERCENT.items():
+        value = value.replace(meant, written)
+    return value.encode()
