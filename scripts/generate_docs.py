@@ -17,6 +17,7 @@ from llmrelay.config import options  # noqa: E402
 from llmrelay.errors import ConnectError, RelayError  # noqa: E402
 from llmrelay.inventory import ssh_args  # noqa: E402
 from llmrelay.inventory.variables import ALIASES, KNOWN, UNUSED  # noqa: E402
+from llmrelay.upstreams import UNSERVED, UPSTREAMS, KnownUpstream  # noqa: E402
 
 
 def options_page() -> str:
@@ -116,10 +117,44 @@ def variables_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def upstreams_page() -> str:
+    """docs/upstreams.md: every upstream that is known by name."""
+    lines = [
+        "# Upstreams by name",
+        "",
+        "Generated from `llmrelay/upstreams.py` by `scripts/generate_docs.py`;",
+        "`llmrelay upstreams` prints the same. Each name links to the page of the provider's",
+        "documentation that its row follows.",
+        "",
+        "| name | base URL | key | served of `/v1` | notes |",
+        "| --- | --- | --- | --- | --- |",
+        *(_upstream_row(name, upstream) for name, upstream in UPSTREAMS.items()),
+        "",
+        "Paths in *italics* are the provider's own API and not its OpenAI-compatible one. Where no",
+        "base URL is known, `--base-url` has to name yours; what is written there is its form.",
+        "",
+        "Not served:",
+        "",
+        *(f"- {name}: {reason}" for name, reason in UNSERVED.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _upstream_row(name: str, upstream: KnownUpstream) -> str:
+    base_url = f"`{upstream.base_url or upstream.example_url}`"
+    if upstream.base_url is None:
+        base_url = f"yours: {base_url}"
+    key = f"`{upstream.key_variable}`" if upstream.key_variable else "none is needed"
+    paths = (f"*{path}*" if path in upstream.native else path for path in upstream.paths)
+    title = f"[{name}]({upstream.source})"
+    return f"| {title} | {base_url} | {key} | {', '.join(paths)} | {upstream.notes} |"
+
+
 PAGES = {
     "docs/options.md": options_page,
     "docs/errors.md": errors_page,
     "docs/variables.md": variables_page,
+    "docs/upstreams.md": upstreams_page,
 }
 
 
