@@ -18,7 +18,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-MAX_BOUNDARY_CHARS = 70
+from .multipart_head import InvalidMultipart, PartBegun, boundary_of, escaped, read_head
+
+__all__ = [
+    "Event",
+    "FormEnded",
+    "InvalidMultipart",
+    "MultipartDecoder",
+    "PartBegun",
+    "PartData",
+    "PartEnded",
+    "boundary_of",
+    "encode_end",
+    "encode_field",
+    "encode_file_head",
+    "new_boundary",
+]
+
 # Browsers' heads have some hundred bytes; a long file name in UTF-8 has its place.
 MAX_HEAD_BYTES = 8 * 1024
 # The longest form of the APIs has some twenty fields; several images go with one prompt.
@@ -26,41 +42,7 @@ MAX_PARTS = 64
 
 _CR = 0x0D
 _CRLF = b"\r\n"
-_TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-# A value that is not quoted is a token; boundaries with these four besides are seen, and nobody
-# reads them in another way.
-_BARE = r"[!#$%&'*+\-.^_`|~0-9A-Za-z=/:?]+"
-_PARAMETER = re.compile(rf'[ \t]*;[ \t]*(?:({_TCHARS})=(?:"((?:[^"\\]|\\.)*)"|({_BARE})))?')
-_MEDIA_TYPE = re.compile(rf"{_TCHARS}/{_TCHARS}")
-_BCHARS = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
-_HEADER = re.compile(rf"({_TCHARS}):(.*)")
 _BLANKS = re.compile(rb"[ \t]*")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_ESCAPED = re.compile(r'\\(["\\])')
-_LENGTH = re.compile(r"[0-9]{1,18}")
-# What browsers write for what would break the quotes (WHATWG HTML, section 4.10.21.8).
-_PERCENT = {"%22": '"', "%0D": "\r", "%0A": "\n"}
-_PERCENT_ENCODED = re.compile("%22|%0D|%0A")
-
-
-class InvalidMultipart(Exception):
-    """The bytes are no form. One sentence, for the client."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartBegun:
-    """A part's head.
-
-    Attributes:
-        filename: None for a field that is no file.
-        content_type: as it came, parameters and all.
-        head: the header lines as they came, without the blank line behind them.
-    """
-
-    name: str
-    filename: str | None
-    content_type: str | None
-    head: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +204,7 @@ class MultipartDecoder:
         head = data[at:end]
         if self._after_lf in b"\n" + head:
             raise InvalidMultipart("A boundary stands among the headers of a part of the form.")
-        begun, self._declared_bytes = _read_head(head)
+        begun, self._declared_bytes = read_head(head)
         events.append(begun)
         self._part_bytes = 0
         self._state = _State.FIRST_DATA
@@ -307,92 +289,6 @@ _STEPS: dict[_State, Callable[[MultipartDecoder, bytes, int, list[Event]], int]]
 }
 
 
-def boundary_of(content_type: str) -> bytes:
-    """The boundary that a request's Content-Type names.
-
-    Raises:
-        InvalidMultipart: it is not multipart/form-data with one boundary of RFC 2046's.
-    """
-    media_type = _MEDIA_TYPE.match(content_type.strip(" \t"))
-    if media_type is None or media_type[0].lower() != "multipart/form-data":
-        raise InvalidMultipart("The Content-Type is not multipart/form-data.")
-    parameters = _parameters(content_type.strip(" \t"), media_type.end())
-    boundary = None if parameters is None else parameters.get("boundary")
-    if boundary is None or _BCHARS.fullmatch(boundary) is None:
-        raise InvalidMultipart(
-            "The Content-Type multipart/form-data needs one boundary of 1 to"
-            f" {MAX_BOUNDARY_CHARS} letters, digits and the like."
-        )
-    return boundary.encode()
-
-
-def _read_head(head: bytes) -> tuple[PartBegun, int | None]:
-    """A part's header lines -> its begin, and how long it says it is."""
-    fields = _fields(head)
-    # RFC 7578, section 4.8: all others "MUST be ignored".
-    disposition = fields.get("content-disposition", "")
-    kind, _, _ = disposition.partition(";")
-    parameters = _parameters(disposition, len(kind.rstrip(" \t")))
-    if kind.strip(" \t").lower() != "form-data" or parameters is None or "name" not in parameters:
-        raise InvalidMultipart(
-            'A part of the form has no header `Content-Disposition: form-data; name="…"`.'
-        )
-    if fields.get("content-transfer-encoding", "binary").lower() not in ("7bit", "8bit", "binary"):
-        raise InvalidMultipart("A part of the form has a Content-Transfer-Encoding: send it as is.")
-    declared = fields.get("content-length")
-    if declared is not None and _LENGTH.fullmatch(declared) is None:
-        raise InvalidMultipart("A part of the form has a Content-Length that is no number.")
-    # `filename*` is another parameter: RFC 7578, section 4.2, says not to use it.
-    filename = parameters.get("filename")
-    begun = PartBegun(
-        name=_unescaped(parameters["name"]),
-        filename=None if filename is None else _unescaped(filename),
-        content_type=fields.get("content-type"),
-        head=head,
-    )
-    return begun, None if declared is None else int(declared)
-
-
-def _fields(head: bytes) -> dict[str, str]:
-    """Header lines -> their values by lower-case name."""
-    try:
-        lines = head.decode().split("\r\n")
-    except UnicodeDecodeError:
-        raise InvalidMultipart("A part of the form has headers that are not UTF-8.") from None
-    fields: dict[str, str] = {}
-    for line in lines:
-        field = _HEADER.fullmatch(line) if _CONTROL.search(line) is None else None
-        if field is None:
-            raise InvalidMultipart("A part of the form has a header line that is none.")
-        name = field[1].lower()
-        if name in fields:
-            raise InvalidMultipart("A part of the form has a header twice.")
-        fields[name] = field[2].strip(" \t")
-    return fields
-
-
-def _parameters(text: str, at: int) -> dict[str, str] | None:
-    """`; name=value; …` from `at` to the end, quotes taken off; None if it is anything else."""
-    found: dict[str, str] = {}
-    while at < len(text):
-        parameter = _PARAMETER.match(text, at)
-        if parameter is None:
-            return None
-        at = parameter.end()
-        if parameter[1] is None:  # nothing between two semicolons, or behind the last
-            continue
-        name = parameter[1].lower()
-        if name in found:
-            return None
-        quoted = parameter[2]
-        found[name] = parameter[3] if quoted is None else _ESCAPED.sub(r"\1", quoted)
-    return found
-
-
-def _unescaped(value: str) -> str:
-    return _PERCENT_ENCODED.sub(lambda found: _PERCENT[found[0]], value)
-
-
 def new_boundary() -> bytes:
     """A boundary that stands in no file, to all likelihood."""
     return b"llmrelay-" + os.urandom(16).hex().encode()
@@ -407,7 +303,7 @@ def encode_file_head(
     boundary: bytes, name: str, filename: str, content_type: str = "application/octet-stream"
 ) -> bytes:
     """What goes before a file's bytes. CRLF goes behind them; encode_end() brings it."""
-    disposition = b'%b; filename="%b"' % (_disposition(name), _escaped(filename))
+    disposition = b'%b; filename="%b"' % (_disposition(name), escaped(filename))
     return b"--%b\r\n%b\r\nContent-Type: %b\r\n\r\n" % (
         boundary,
         disposition,
@@ -421,12 +317,4 @@ def encode_end(boundary: bytes, *, after_file: bool = True) -> bytes:
 
 
 def _disposition(name: str) -> bytes:
-    return b'Content-Disposition: form-data; name="%b"' % _escaped(name)
-
-
-def _escaped(value: str) -> bytes:
-    """As browsers write it, but with backslashes doubled, which most servers take as escapes."""
-    value = value.replace("\\", "\\\\")
-    for written, meant in _PERCENT.items():
-        value = value.replace(meant, written)
-    return value.encode()
+    return b'Content-Disposition: form-data; name="%b"' % escaped(name)
