@@ -37,7 +37,7 @@ def test_compare_fails_on_a_disagreement_without_a_reason(
 
 
 @pytest.mark.skipif(not FUZZES, reason="atheris has no wheel for this Python")
-@pytest.mark.parametrize("target", ["parser", "connection"])
+@pytest.mark.parametrize("target", ["parser", "connection", "multipart"])
 def test_a_target_takes_every_kind_of_case(target: str, tmp_path: Path) -> None:
     paths = []
     for number, case in enumerate(load("refused", "taken", "ended", "stalled")[::40]):

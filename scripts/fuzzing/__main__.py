@@ -15,7 +15,7 @@ from typing import Final
 from . import compare, inventory
 from .seeds import write_seeds
 
-TARGETS: Final = ["parser", "connection"]
+TARGETS: Final = ["parser", "connection", "multipart"]
 FOUND: Final = Path("fuzz-found")
 # No input that short needs a hundredth of it; it is also the connection's longest wait and more.
 UNIT_TIMEOUT_S: Final = 20
@@ -40,7 +40,7 @@ def main() -> int:
     targets = [options.target] if options.target else TARGETS
     if options.repeat:
         return _child(targets[0], [str(path) for path in options.repeat]).wait()
-    # A list, not any() alone: the second runs though the first has found something.
+    # A list, not any() alone: the others run though the first has found something.
     failed = [_fuzz(name, options.seconds / len(targets), options.seed) for name in targets]
     return 1 if any(failed) else 0
 
@@ -51,7 +51,7 @@ def _options() -> argparse.Namespace:
         "target",
         nargs="?",
         choices=[*TARGETS, "compare", "inventory"],
-        help="default: parser and connection",
+        help="default: parser, connection and multipart",
     )
     parser.add_argument(
         "repeat", nargs="*", type=Path, help="files to run once each: what was found"
