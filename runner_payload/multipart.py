@@ -42,6 +42,7 @@ MAX_PARTS = 64
 
 _CR = 0x0D
 _CRLF = b"\r\n"
+_NO_CRLF = "A line before a boundary of the form does not end with CRLF."
 _BLANKS = re.compile(rb"[ \t]*")
 
 
@@ -160,7 +161,7 @@ class MultipartDecoder:
         return at
 
     def _preamble(self, data: bytes, at: int, events: list[Event]) -> int:
-        found = self._find_delimiter(data, at)
+        found, with_crlf = self._find_delimiter(data, at)
         end = found if found >= 0 else self._settled(data, at)
         if self._offset + end > self._max_head_bytes:
             raise InvalidMultipart(
@@ -168,6 +169,8 @@ class MultipartDecoder:
             )
         if found < 0:
             return end
+        if not with_crlf:
+            raise InvalidMultipart(_NO_CRLF)
         self._state = _State.BOUNDARY
         return end + len(self._delimiter)
 
@@ -221,13 +224,15 @@ class MultipartDecoder:
         return at
 
     def _data(self, data: bytes, at: int, events: list[Event]) -> int:
-        found = self._find_delimiter(data, at)
+        found, with_crlf = self._find_delimiter(data, at)
         end = found if found >= 0 else self._settled(data, at)
         if end > at:
             events.append(PartData(data[at:end], self._offset + at))
             self._part_bytes += end - at
         if found < 0:
             return end
+        if not with_crlf:
+            raise InvalidMultipart(_NO_CRLF)
         if self._declared_bytes not in (None, self._part_bytes):
             raise InvalidMultipart("A part of the form is not as long as its Content-Length says.")
         events.append(PartEnded())
@@ -252,16 +257,16 @@ class MultipartDecoder:
             raise InvalidMultipart("Something else than CRLF follows a boundary of the form.")
         return at
 
-    def _find_delimiter(self, data: bytes, at: int) -> int:
-        """Where the next one begins, or -1."""
+    def _find_delimiter(self, data: bytes, at: int) -> tuple[int, bool]:
+        """Where the next one begins, or -1, and whether it begins with CRLF."""
         line_feed = data.find(self._after_lf, at)
-        alone = data.find(self._after_cr, at, line_feed if line_feed >= 0 else len(data)) >= 0
+        carriage = data.find(self._after_cr, at, line_feed if line_feed >= 0 else len(data))
+        if carriage >= 0:
+            return carriage, False
         # A CR before `at` would have been held back.
-        if line_feed >= 0 and (line_feed == at or data[line_feed - 1] != _CR):
-            alone = True
-        if alone:
-            raise InvalidMultipart("A line before a boundary of the form does not end with CRLF.")
-        return line_feed - 1 if line_feed >= 0 else -1
+        if line_feed > at and data[line_feed - 1] == _CR:
+            return line_feed - 1, True
+        return line_feed, False
 
     def _settled(self, data: bytes, at: int) -> int:
         """Up to where no delimiter can begin, whatever comes next."""

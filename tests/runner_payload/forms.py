@@ -178,6 +178,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         b"x" * (MAX_HEAD_BYTES + 1) + b"\r\n" + form(field(b"v")),
         "begin with the boundary",
     ),
+    "a preamble over the limit and LF alone": (
+        b"x" * (MAX_HEAD_BYTES + 1) + b"\n" + form(field(b"v")),
+        "begin with the boundary",
+    ),
+    "a preamble within the limit and LF alone": (
+        b"x" * MAX_HEAD_BYTES + b"\n" + form(field(b"v")),
+        "does not end with CRLF",
+    ),
     "no closing boundary": (form(field(b"v"), end=b""), "closing boundary"),
     "half a closing boundary": (form(field(b"v"), end=b"--xYzZY-"), "closing boundary"),
     "the end within a part": (form(field(b"v"))[:-12], "closing boundary"),
