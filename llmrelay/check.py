@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-
-from runner_payload.messages import Call, End
 
 from .config import Config
 from .errors import (
@@ -32,9 +29,9 @@ from .errors import (
 )
 from .peer_text import one_line
 from .runners import provision, reach
-from .runners.call import LinkCall
 from .runners.jump import JumpHost, JumpHostDown, Jumps
 from .runners.link import Link
+from .runners.models import LIST_MODELS, models_in, whole_answer
 from .runners.provision import Started
 from .runners.slots import Slots
 from .runners.spec import RunnerSpec
@@ -250,17 +247,11 @@ async def _models(link: Link, spec: RunnerSpec) -> str:
     Raises:
         RelayError: it does not answer, or has not what the inventory promises.
     """
-    answer = _Answer()
-    opened = link.open(Call(model="", kind="models", retries=0), answer, lambda _: None)
-    answer.call = opened
     try:
-        await opened.send_prompt(b"")
-        await answer.over.wait()
-    finally:
-        opened.cancel()
-    if answer.failure is not None and not isinstance(answer.failure, UpstreamNotFound):
-        raise answer.failure
-    names = _names(bytes(answer.body))
+        body = await whole_answer(lambda sink: link.open(LIST_MODELS, sink, lambda _: None))
+    except UpstreamNotFound:
+        body = b""
+    names = set(models_in(body))
     if not names:
         return f"{spec.host.base_url} answers, and lists no models"
     shown = [one_line(name, 100) for name in sorted(names)]
@@ -282,34 +273,3 @@ def _missing(spec: RunnerSpec, names: set[str]) -> list[str]:
         if not any(fnmatchcase(name, pattern) for name in names | asked.keys())
     )
     return list(promised | dict.fromkeys(name for name in asked.values() if name not in names))
-
-
-def _names(body: bytes) -> set[str]:
-    """The ids in the answer to GET /models (OpenAI reference, "List models")."""
-    try:
-        return {str(model["id"]) for model in json.loads(body)["data"]}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return set()
-
-
-class _Answer:
-    """Takes the whole answer to one call."""
-
-    def __init__(self) -> None:
-        self.call: LinkCall
-        self.over = asyncio.Event()
-        self.failure: RelayError | None = None
-        self.body = bytearray()
-
-    def data(self, text: bytes) -> None:
-        self.body += text
-
-    def credit_due(self) -> None:
-        self.call.hand_back()
-
-    def end(self, end: End) -> None:
-        self.over.set()
-
-    def error(self, error: RelayError) -> None:
-        self.failure = error
-        self.over.set()

@@ -3,7 +3,8 @@
 One frozen Config is made at start and handed to whoever needs it; nobody else reads argv or the
 environment. The command line (cli.py) and docs/options.md are both generated from the fields below,
 so an option cannot be in one and not in the other. Those of the clients' side stand in
-client_options.py, those of the hosts' side in runner_options.py.
+client_options.py, those of the hosts' side in runner_options.py, those of the API in
+api_options.py.
 
 Knows no HTTP, no SSH and no asyncio. Units are in the names: `_s` seconds, `_bytes` bytes.
 """
@@ -14,6 +15,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from .api_options import API, MODEL, ApiOptions
 from .client_options import CLIENTS, ClientOptions
 from .errors import UnusableConfig
 from .option import Option
@@ -26,61 +28,18 @@ from .values import (
     duration,
     number,
     one_of,
-    parse_model,
     size,
 )
 
-_MODEL = "Model"
 _LIMITS = "Limits"
 _LOG = "Log"
 # The order in which they are shown.
-_GROUPS = [RUNNERS, _MODEL, CLIENTS, _LIMITS, _LOG]
+_GROUPS = [RUNNERS, MODEL, API, CLIENTS, _LIMITS, _LOG]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunnerOptions, ClientOptions):
+class Config(RunnerOptions, ApiOptions, ClientOptions):
     """All settings of one front-end process. Defaults are those of the command line."""
-
-    model: str = _option(
-        "--model",
-        "NAME",
-        parse_model,
-        "gpt-4o-mini",
-        "The model, where a request names none.",
-        _MODEL,
-    )
-    system: str = _option(
-        "--system",
-        "TEXT",
-        str,
-        "You are a concise and helpful assistant.",
-        "The system prompt; an empty one sends none.",
-        _MODEL,
-    )
-    max_tokens: int = _option(
-        "--max-tokens",
-        "N",
-        count(1),
-        1024,
-        "The longest answer, in tokens: bounds what a prompt can cost.",
-        _MODEL,
-    )
-    temperature: float | None = _option(
-        "--temperature",
-        "X",
-        number(0, 2),
-        None,
-        "Sampling temperature; else upstream's own.",
-        _MODEL,
-    )
-    top_p: float | None = _option(
-        "--top-p",
-        "X",
-        number(0, 1),
-        None,
-        "Nucleus sampling; else upstream's own.",
-        _MODEL,
-    )
 
     timeout_s: float = _option(
         "--timeout",
@@ -216,6 +175,14 @@ class Config(RunnerOptions, ClientOptions):
         size(1, 1024 * MIB),
         8 * MIB,
         "A request's body: the longest context that models take, with room.",
+        _LIMITS,
+    )
+    max_upload_bytes: int = _option(
+        "--max-upload",
+        "BYTES",
+        size(1, 1 << 40),
+        32 * MIB,
+        "The longest upload (audio, images): it goes through, and is held nowhere as a whole.",
         _LIMITS,
     )
     body_memory_bytes: int = _option(

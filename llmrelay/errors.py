@@ -12,6 +12,7 @@ boundary, in the one file that imports the library.
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -23,6 +24,15 @@ class Retry(enum.Enum):
     OTHER_UPSTREAM = enum.auto()  # or with another key
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamAnswer:
+    """An error as upstream said it: status, the headers that may be shown, body."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
 class RelayError(Exception):
     """A failure with an HTTP status; by itself, a bug of this server.
 
@@ -31,6 +41,9 @@ class RelayError(Exception):
         retry_after_s: seconds that the client should wait, for Retry-After.
         allow: methods for the Allow header (405 only; RFC 9110, section 10.2.1).
         challenge: for WWW-Authenticate: what to ask with (RFC 9110, section 11.6.1).
+
+    Attributes:
+        upstream: what upstream said, where that is an error that clients of its API understand.
 
     `retry` says where a call that ended so may be tried again; `fault`, whether it is its runner's
     or its upstream's own, and not the request's: such a runner is asked less. A quota that is used
@@ -55,6 +68,7 @@ class RelayError(Exception):
         self.retry_after_s = retry_after_s
         self.allow = allow
         self.challenge = challenge
+        self.upstream: UpstreamAnswer | None = None
 
 
 # --- What a client sent -------------------------------------------------------------------------

@@ -1,96 +1,156 @@
 """The middle: a client's exchange on one side, a call on a runner on the other.
 
-Opens a call, copies its deltas into the response as they come, hands credit back as the client
-takes them, and ends the response as the call ended. The first byte is the commit point: until it
-goes out a call that failed may be tried on another runner, and else is a status of its own; after
-it, the answer is cut. If the client goes away its handler is cancelled, and that cancels the call,
-queued, before the first delta or midway.
+Opens a call, sends it the request's body, copies its answer into the response as it comes, hands
+credit back as the client takes it, and ends the response as the call ended. The first byte of the
+answer is the commit point: until it goes out a call that failed may be tried on another runner, and
+else is a status of its own; after it, the answer is cut. If the client goes away its handler is
+cancelled, and that cancels the call, queued, before the first byte or midway.
 
-Knows neither HTTP's bytes nor frames: Exchange and LinkCall do.
+Knows neither HTTP's bytes nor frames nor what an answer looks like: Exchange, LinkCall and the
+forms of api/answers.py do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from runner_payload.messages import End
+from runner_payload.messages import End, Response
 
-from .api import chat
+from .api.answers import HEARTBEAT, Form
 from .config import Config
 from .errors import ClientTooSlow, RelayError
 from .http.exchange import Exchange
 from .runners.attempts import Attempts
 from .runners.call import LinkCall
-from .runners.pool import Pool
-from .runners.selection import Ask
 
 # What upstream gives as finish_reason goes into a header.
 _WORD = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
-async def relay_chat(exchange: Exchange, pool: Pool, config: Config) -> None:
-    """Answers `POST /chat`.
+@dataclass(slots=True)
+class Body:
+    """What a call is sent.
 
-    A chat is safe to repeat, as all that it does is to cost: before its first byte it may be tried
-    on other runners, however far the one before came with it.
+    Attributes:
+        begun: its beginning, or all of it.
+        whole: nothing follows that; else the client still sends the rest of its upload.
+        behind: goes after the client's last byte.
+    """
+
+    begun: bytes
+    whole: bool = True
+    behind: bytes = b""
+
+
+async def relay(
+    exchange: Exchange, attempts: Attempts, body: Body, form: Callable[[], Form], config: Config
+) -> None:
+    """Answers `exchange` with what a call says.
+
+    A call whose body is whole is safe to repeat, as all that it does is to cost: before its first
+    byte it may be tried on other runners, however far the one before came with it.
+
+    Args:
+        form: makes the answer's form, for each attempt.
 
     Raises:
-        RelayError: the request is wrong, or the call has no whole answer.
+        RelayError: the call has no whole answer.
     """
-    chat.check_head(exchange.request)
-    asked = chat.parse_request(exchange.request, config)
-    prompt = chat.check_prompt(await exchange.read_body())
-    exchange.log_fields["model"] = asked.call.model
-    conversation = chat.conversation(asked.call, prompt) if config.balance == "affinity" else b""
-    ask = Ask(asked.call.model, asked.group, exchange.asker, conversation)
-    attempts = Attempts(pool, ask, asked.call, config)
-    answer = Answer(exchange, prompt, config.send_timeout_s)
-    del prompt  # the answer, which forgets it with its first byte, may take minutes
-    while True:
-        opened = await attempts.open(answer)
-        exchange.log_fields |= attempts.log_fields
-        try:
-            await answer.come(opened)
-            return
-        except RelayError as error:
-            if exchange.started or not attempts.again(error):
-                raise
-        finally:
-            opened.cancel()
+    answer = Answer(exchange, body, form, config)
+    try:
+        while True:
+            opened = await attempts.open(answer)
+            exchange.log_fields |= attempts.log_fields
+            try:
+                await answer.come(opened)
+                return
+            except RelayError as error:
+                if not answer.repeatable or not attempts.again(error):
+                    raise
+            finally:
+                opened.cancel()
+    except RelayError as error:
+        answer.break_off(error)
+        raise
+    finally:
+        answer.stop()
 
 
 class Answer:
-    """A call's sink: its deltas go into the client's response in the callback that brings them.
+    """A call's sink: its answer goes into the client's response in the callback that brings it.
 
     The handler's coroutine sleeps in come() meanwhile; it wakes for a client that does not keep up,
     and for the end. An answer that has not begun may come from another call than was tried first.
     """
 
-    def __init__(self, exchange: Exchange, prompt: bytes, send_timeout_s: float) -> None:
+    def __init__(
+        self, exchange: Exchange, body: Body, make_form: Callable[[], Form], config: Config
+    ) -> None:
         self._call: LinkCall
         self._exchange = exchange
-        self._prompt = prompt
-        self._send_timeout_s = send_timeout_s
+        self._body = body
+        self._make_form = make_form
+        self._form = make_form()
+        self._send_timeout_s = config.send_timeout_s
         self._wake = asyncio.Event()
+        self._begun = False
         self._over = False
         self._error: RelayError | None = None
+        self._heartbeat_s = config.heartbeat_s
+        self._heartbeat: asyncio.TimerHandle | None = None
+        if self._form.heartbeat and self._heartbeat_s:
+            self._arm_heartbeat()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether another call may be tried."""
+        return not self._begun and self._body.whole
 
     async def come(self, call: LinkCall) -> None:
-        """Sends the prompt to `call`; returns when the answer is whole.
+        """Sends the body to `call`; returns when the answer is whole.
 
         Raises:
             RelayError: it is not, and will not be.
         """
         self._call, self._over, self._error = call, False, None
-        await call.send_prompt(self._prompt)
+        self._form = self._make_form()
+        if self._body.whole:
+            await call.send_body(self._body.begun)
+            await self._until_over()
+        else:
+            await call.send(self._body.begun)
+            await self._upload()
+        if self._error is not None:
+            raise self._error
+
+    async def _upload(self) -> None:
+        """Passes on what the client still sends; the answer may come before its end."""
+        self._forget_body()
+        sending = asyncio.create_task(self._send_rest())
+        try:
+            await self._until_over()
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+
+    async def _send_rest(self) -> None:
+        try:
+            while part := await self._exchange.read_part():
+                await self._call.send(part)
+        except RelayError as error:
+            self.error(error)
+            return
+        await self._call.send_body(self._body.behind)
+
+    async def _until_over(self) -> None:
         while not self._over:
             await self._wake.wait()
             self._wake.clear()
             if not self._over:
                 await self._wait_for_client()
-        if self._error is not None:
-            raise self._error
 
     async def _wait_for_client(self) -> None:
         """Hands credit back once a slow client's buffer has emptied."""
@@ -105,11 +165,15 @@ class Answer:
 
     # What the link calls: see runners.call.Sink.
 
+    def response(self, response: Response) -> None:
+        self._form.response(response, opened=self._exchange.started)
+
     def data(self, text: bytes) -> None:
-        exchange = self._exchange
-        if not exchange.started:
-            self._begin()
-        exchange.write(text)
+        piece = self._form.piece(text)
+        if piece:
+            if not self._begun:
+                self._begin()
+            self._exchange.write(piece)
 
     def credit_due(self) -> None:
         if self._exchange.congested:
@@ -118,27 +182,67 @@ class Answer:
             self._call.hand_back()
 
     def end(self, end: End) -> None:
+        if end.finish_reason and not _WORD.fullmatch(end.finish_reason):
+            end = End("unknown", end.retries, end.input_tokens, end.output_tokens)
         exchange = self._exchange
+        last = self._form.end(end)
         # An answer may be empty, and is whole all the same.
-        if not exchange.started:
+        if not self._begun:
             self._begin()
-        reason = end.finish_reason or "unknown"
-        if not _WORD.fullmatch(reason):
-            reason = "unknown"
-        exchange.log_fields["finish_reason"] = reason
-        if end.retries:
-            exchange.log_fields["retries"] = end.retries
-        exchange.finish([(chat.FINISH_REASON, reason)])
+        exchange.write(last)
+        exchange.log_fields |= _logged(end)
+        exchange.finish(self._form.trailers(end))
         self._over = True
         self._wake.set()
-
-    def _begin(self) -> None:
-        """The commit point: the call is not tried again, so its prompt is not needed any more."""
-        self._exchange.start(200, chat.HEADERS)
-        self._exchange.forget_body()
-        self._prompt = b""
 
     def error(self, error: RelayError) -> None:
         self._error = error
         self._over = True
         self._wake.set()
+
+    # The response's begin and end.
+
+    def _begin(self) -> None:
+        """The commit point: the call is not tried again, so its body is not needed any more."""
+        self._begun = True
+        self.stop()
+        if not self._exchange.started:
+            self._exchange.start(*self._form.head())
+        self._forget_body()
+
+    def _forget_body(self) -> None:
+        self._body.begun = b""
+        self._exchange.forget_body()
+
+    def _arm_heartbeat(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._heartbeat = loop.call_later(self._heartbeat_s, self._beat)
+
+    def _beat(self) -> None:
+        """Nothing has come yet: proxies learn that the connection is alive, clients skip it."""
+        if not self._exchange.started:
+            self._exchange.start(200, self._form.heartbeat)
+        self._exchange.write(HEARTBEAT)
+        self._arm_heartbeat()
+
+    def stop(self) -> None:
+        """No more heartbeats."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            self._heartbeat = None
+
+    def break_off(self, error: RelayError) -> None:
+        """No whole answer will come: says so in it, if its head is out and its form has words."""
+        if self._exchange.started and not self._exchange.finished:
+            self._exchange.write(self._form.broken(error))
+
+
+def _logged(end: End) -> dict[str, object]:
+    """What the access log has of how a call ended."""
+    fields = {
+        "finish_reason": end.finish_reason,
+        "retries": end.retries or None,
+        "input_tokens": end.input_tokens,
+        "output_tokens": end.output_tokens,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

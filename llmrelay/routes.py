@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from .api import ops
+from .api.errors import is_v1
 from .config import Config
+from .endpoints import Endpoints
 from .errors import MethodNotAllowed, NotFound, NotImplementedHere
 from .http.exchange import Exchange, Handler
-from .relay import relay_chat
 from .runners.pool import Member, Pool
 
 # Load balancers and supervisors ask these, and have no token.
@@ -27,9 +28,13 @@ class Routes:
     def __init__(self, pool: Pool, config: Config) -> None:
         self.draining = False
         self._pool = pool
-        self._config = config
+        endpoints = Endpoints(pool, config)
+        self._v1 = endpoints.v1
         self._table: dict[str, dict[str, Handler]] = {
-            "/chat": {"POST": self._chat},
+            "/chat": {"POST": endpoints.chat},
+            "/transcribe": {"POST": endpoints.transcribe, "PUT": endpoints.transcribe},
+            "/speak": {"POST": endpoints.speak},
+            "/embed": {"POST": endpoints.embed},
             "/healthz": {"GET": self._health, "HEAD": self._health},
         }
 
@@ -47,18 +52,18 @@ class Routes:
         if request.method == "OPTIONS" and request.path == "*":
             exchange.respond(204, [], b"")
             return
+        if is_v1(request):
+            await self._v1(exchange)
+            return
         methods = self._table.get(request.path)
         if methods is None:
-            raise NotFound(f"There is nothing here; there is {', '.join(self._table)}.")
+            raise NotFound(f"There is nothing here; there is {', '.join(self._table)} and /v1/….")
         handler = methods.get(request.method)
         if handler is None:
             raise MethodNotAllowed(
                 f"{request.path} takes {' or '.join(methods)} alone.", allow=tuple(methods)
             )
         await handler(exchange)
-
-    async def _chat(self, exchange: Exchange) -> None:
-        await relay_chat(exchange, self._pool, self._config)
 
     async def _health(self, exchange: Exchange) -> None:
         status, body = ops.health(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .option import option, switch
+from .upstreams import UPSTREAMS
 from .values import HostAddress, one_of, parse_host, parse_path, parse_url
 
 RUNNERS = "Runners"
@@ -58,12 +59,21 @@ class RunnerOptions:
         " is busy.",
         RUNNERS,
     )
-    base_url: str = option(
+    upstream: str | None = option(
+        "--upstream",
+        "NAME",
+        one_of(*UPSTREAMS),
+        None,
+        "The upstream by name (llmrelay upstreams lists them): its URL, key and quirks; else"
+        " openai, or whatever answers at --base-url.",
+        RUNNERS,
+    )
+    base_url: str | None = option(
         "--base-url",
         "URL",
         parse_url,
-        "https://api.openai.com/v1",
-        "The upstream: an OpenAI-compatible API, as the runner's host reaches it.",
+        None,
+        "The upstream's own URL, as the runner's host reaches it: an OpenAI-compatible API.",
         RUNNERS,
     )
     openai_key_file: Path | None = option(
@@ -71,7 +81,8 @@ class RunnerOptions:
         "FILE",
         parse_path,
         None,
-        "Read the key from FILE; else from OPENAI_API_KEY; else ask on the terminal.",
+        "Read the key from FILE; else from the upstream's variable (OPENAI_API_KEY); else ask on"
+        " the terminal.",
         RUNNERS,
     )
     remote_python: str = option(

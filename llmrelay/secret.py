@@ -20,6 +20,8 @@ from .runners.spec import KeySource
 
 VARIABLE = "OPENAI_API_KEY"
 MAX_KEY_CHARS = 8192
+# What an upstream that needs none is sent: any word will do, but for one that is somebody's key.
+_NO_KEY = "none"
 
 logger = logging.getLogger("llmrelay")
 
@@ -64,6 +66,8 @@ class Keys:
             return _read_file(source.file, "llmrelay_key_file")
         if source.variable is not None:
             return self._variable(source.variable)
+        if not source.needed:
+            return Secret(_NO_KEY)
         if self._file is not None:
             return _read_file(self._file, "--openai-key-file")
         if self._taken[VARIABLE]:
@@ -75,7 +79,11 @@ class Keys:
     def _variable(self, name: str) -> Secret:
         if name not in self._taken:
             if name not in self._environ:
-                raise NoKey(f"No key: {name}, which llmrelay_key_env names, is not set.")
+                raise NoKey(
+                    f"No key: the environment variable {name}, where this upstream's key is, is not"
+                    " set. --openai-key-file names a file, and in an inventory llmrelay_key_env or"
+                    " llmrelay_key_file the key of one host."
+                )
             self._taken[name] = self._environ.pop(name).strip()
         return _checked(self._taken[name], name)
 

@@ -308,6 +308,9 @@ UPSTREAMS: dict[str, KnownUpstream] = {
     ),
 }
 
+# Whatever else answers at --base-url: nothing is known of it, and nothing is added to requests.
+OTHER = KnownUpstream(title="", base_url=None, key_variable=None, source="", paths=(), usage=False)
+
 # Asked for by name now and then, and not to be had: name -> why.
 UNSERVED: dict[str, str] = {
     "phind": "No public API of it is documented, neither OpenAI-compatible nor its own.",

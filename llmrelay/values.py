@@ -294,6 +294,21 @@ def parse_model(text: str) -> str:
     return text
 
 
+def parse_word(text: str) -> str:
+    """A name of one part: of a voice, say."""
+    if not 0 < len(text) <= 256 or not all("!" <= c <= "~" for c in text):
+        raise ValueError("a name is 1 to 256 plain characters, and no blank among them")
+    return text
+
+
+def parse_api_path(text: str) -> str:
+    """A path below /v1, with or without that before it; * for any one part."""
+    path = text.removeprefix("/v1/").strip("/")
+    if not re.fullmatch(r"[a-z0-9_.*-]+(/[a-z0-9_.*-]+)*", path) or ".." in path:
+        raise ValueError(f"{text!r} is no path such as audio/speech or responses/*")
+    return path
+
+
 def parse_url(text: str) -> str:
     """An http or https URL with a host."""
     scheme, separator, rest = text.partition("://")

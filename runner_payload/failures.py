@@ -35,7 +35,6 @@ MAX_SHOWN_BYTES = 16 * 1024
 # those that are about its connection.
 _DOWN = frozenset(
     {
-        "cache-control",
         "content-disposition",
         "content-encoding",
         "content-language",

@@ -120,7 +120,9 @@ class Start(Message):
         sdk: which of the openai package's clients speaks to upstream: "openai", "azure", "bedrock"
             or "vertex".
         adapter: which adapter of the runner's turns requests into upstream's own; "" for none.
-        key_header: a header that carries the key, too; "" for none besides the client's own.
+        native: paths of upstream's own API, with blanks between: what is asked there is not the
+            openai package's to understand.
+        key_header: the header that carries the key there, if it is not Authorization; else "".
         max_tokens_field: what upstream calls the limit of a chat completion.
         ask_usage: upstream is asked to count a stream's tokens where the client did not ask.
     """
@@ -135,6 +137,7 @@ class Start(Message):
     ping_timeout_s: float
     sdk: str = "openai"
     adapter: str = ""
+    native: str = ""
     key_header: str = ""
     max_tokens_field: str = "max_tokens"
     ask_usage: bool = False
@@ -173,8 +176,7 @@ class Call(Message):
 
     Attributes:
         kind: "chat" for a prompt, or "messages" for the JSON of a whole conversation in its place
-            (OpenAI reference, "Create chat completion", `messages`); or "models", whose answer is
-            what upstream says to `GET /models`, and which has neither prompt nor parameters.
+            (OpenAI reference, "Create chat completion", `messages`).
         timeout_s: the longest silence before the first delta, in seconds; None for START's.
         retries: how often the runner may ask upstream again, should it fail before that.
     """

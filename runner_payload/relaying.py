@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from .adapters import BROKEN, Body, Sending, adapt, refusal
 from .events import EventRelay, Usage
-from .failures import UpstreamFailure, passed_down
-from .messages import End, Failure, Request, Response
+from .failures import UpstreamFailure, broken, passed_down
+from .messages import End, Failure, Pairs, Request, Response
+from .reply import Reply
 from .transcript import TranscriptDecoder
 
 if TYPE_CHECKING:
     # Not at run time: it imports openai.
-    from .upstream import Reply, Upstream
+    from .upstream import Upstream
 
 METHODS = frozenset({"GET", "POST", "DELETE"})
 # No scheme, no host and no way up: the SDK would follow each to somewhere else.
@@ -29,7 +31,8 @@ _COUNTED = frozenset({"chat/completions", "completions"})
 # Of an answer that is no stream this much is kept to look for usage in it, from its end.
 _KEPT_BYTES = 64 * 1024
 
-Body = bytes | AsyncIterator[bytes]
+# Of an answer that an adapter converts: a transcript of days, with times for each word.
+_MAX_CONVERTED_BYTES = 32 * 1024 * 1024
 
 
 class Answer(Protocol):
@@ -58,34 +61,93 @@ async def relay(
     asked = False
     if isinstance(body, bytes):
         body, asked = _rewritten(request, body, ask_usage=ask_usage)
-    path = upstream.path_of(request.path, request.model)
-    if request.query:
-        path += f"?{request.query}"
-    sent = None if request.method == "GET" or body == b"" else body
-    headers = _headers(request)
-    async with upstream.send(request.method, path, headers, sent, request.retries) as reply:
-        usage = Usage()
-        if request.transcript:
-            await _transcribe(reply, answer)
-        else:
-            await _copy(reply, answer, usage, take_out=asked)
-        return End(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    sending = Sending(
+        upstream.path_of(request.path, request.model), request.query, _headers(request), body
+    )
+    sending = adapt(upstream.adapter, request.path, sending)
+    usage = Usage()
+    try:
+        async with upstream.send(
+            request.method,
+            f"{sending.path}?{sending.query}" if sending.query else sending.path,
+            sending.headers,
+            None if request.method == "GET" or sending.body == b"" else sending.body,
+            request.retries,
+            native=request.path in upstream.native,
+        ) as said:
+            reply = said if sending.convert is None else await _converted(said, sending.convert)
+            if request.transcript:
+                await _transcribe(reply, answer)
+            else:
+                answer.head(Response(reply.status, _head(reply, sending)))
+                await answer.emit(sending.before)
+                await _copy(reply, answer, usage, take_out=asked)
+    except UpstreamFailure:
+        if sending.refused:
+            raise refusal(sending.refused[0]) from None
+        raise
+    return End(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+
+def _head(reply: Reply, sending: Sending) -> Pairs:
+    headers = passed_down(reply.headers)
+    if not sending.content_type:
+        return headers
+    return (("content-type", sending.content_type), *(h for h in headers if h[0] != "content-type"))
+
+
+async def _converted(reply: Reply, convert: Callable[[bytes], tuple[str, bytes]]) -> Reply:
+    """What an adapter makes of a whole answer."""
+    answer = bytearray()
+    async for chunk in reply.chunks:
+        answer += chunk
+        if len(answer) > _MAX_CONVERTED_BYTES:
+            raise broken("with something that has no end")
+    try:
+        kind, body = convert(bytes(answer))
+    except BROKEN as error:
+        raise broken(f"with something that it does not document ({error})") from error
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    headers = {n.lower(): v for n, v in reply.headers.items()} | {"content-type": kind}
+    return Reply(reply.status, headers, chunks())
 
 
 def _headers(request: Request) -> dict[str, str]:
     """What goes up: the client's, and that bytes are to come as they are."""
     headers = dict(request.headers) | {"accept-encoding": "identity"}
     if request.streamed and request.length is not None:
-        headers["content-length"] = str(request.length)
+        added = len(request.model.encode()) - len(request.asked_model.encode())
+        length = request.length + (added if renames_form(request) else 0)
+        headers["content-length"] = str(length)
     return headers
+
+
+def renames_form(request: Request) -> bool:
+    """Whether the model has another name in the form that goes up."""
+    return request.model_at is not None and request.model != request.asked_model
+
+
+async def _respelled(pieces: AsyncIterator[bytes], request: Request) -> AsyncIterator[bytes]:
+    """A form with upstream's name of the model in the place of the client's."""
+    assert request.model_at is not None
+    begin, end = request.model_at, request.model_at + len(request.asked_model.encode())
+    at = 0
+    async for piece in pieces:
+        before, behind = piece[: max(0, begin - at)], piece[max(0, end - at) :]
+        name = request.model.encode() if at <= begin < at + len(piece) else b""
+        yield before + name + behind if at < end else piece
+        at += len(piece)
 
 
 def _rewritten(request: Request, body: bytes, *, ask_usage: bool) -> tuple[bytes, bool]:
     """The body, and whether it asks for usage where the client did not."""
+    if request.model_at is not None:
+        at, end = request.model_at, request.model_at + len(request.asked_model.encode())
+        return body[:at] + request.model.encode() + body[end:], False
     renamed = request.model != request.asked_model
-    if renamed and request.model_at is not None:
-        at, name = request.model_at, request.asked_model.encode()
-        return body[:at] + request.model.encode() + body[at + len(name) :], False
     ask_usage = ask_usage and request.path in _COUNTED
     if not (renamed or ask_usage):
         return body, False
@@ -115,7 +177,6 @@ def _ask_usage(fields: dict[str, object]) -> bool:
 
 async def _copy(reply: Reply, answer: Answer, usage: Usage, *, take_out: bool) -> None:
     """The body as it comes, whole events at a time if it is an event stream."""
-    answer.head(Response(reply.status, passed_down(reply.headers)))
     if is_event_stream(reply.headers):
         events = EventRelay(usage, take_out=take_out)
         async for chunk in reply.chunks:

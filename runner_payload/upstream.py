@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +25,7 @@ from . import failures
 from .deltas import DeltaDecoder, ErrorEvent, NotAnEventStream
 from .failures import UpstreamFailure
 from .messages import Call, End, Start
+from .reply import Reply
 
 # No call is retried more often than this, nor after its first delta.
 MAX_RETRIES = 2
@@ -35,8 +36,6 @@ MAX_RETRY_AFTER_S = 5.0
 CONNECT_TIMEOUT_S = 10.0
 # Silence is watched by whoever calls us, with one timer per call; the SDK would set one per read.
 _TIMEOUT = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
-# Of the answer to GET /models; the longest lists that are known have half a megabyte.
-MAX_MODELS_BYTES = 4 * 1024 * 1024
 # Of Azure's API below /openai/deployments, the newest that is generally available; the one below
 # /openai/v1 has none.
 AZURE_API_VERSION = "2024-10-21"
@@ -58,19 +57,6 @@ Emit = Callable[[bytes], Awaitable[None]]
 _UNREAD = {"X-Stainless-Raw-Response": "stream"}
 
 
-@dataclass(frozen=True)
-class Reply:
-    """Upstream's answer to a request that is relayed.
-
-    Attributes:
-        chunks: its body, in the coding that `headers` name, as each read brings it.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    chunks: AsyncIterator[bytes]
-
-
 class _Retries:
     """How many retries of a call have been taken, by the SDK and by us together."""
 
@@ -82,11 +68,16 @@ class Upstream:
 
     Args:
         max_connections: connections to upstream at once; one call needs one.
+
+    Attributes:
+        adapter, native: as Start's.
     """
 
     def __init__(self, start: Start, max_connections: int) -> None:
         self._base_url = start.base_url.rstrip("/")
         self._max_tokens = start.max_tokens_field
+        self.adapter = start.adapter
+        self.native = frozenset(start.native.split())
         self._start = start
         self._http_client = _http_client(max_connections)
         self._clients = self._make_clients()
@@ -110,27 +101,6 @@ class Upstream:
         self._start = replace(self._start, api_key=key)
         self._clients = self._make_clients()
 
-    async def models(self, emit: Emit) -> End:
-        """Gives `emit` the body that upstream answers `GET /models` with.
-
-        Raises:
-            UpstreamFailure: no answer.
-        """
-        size = 0
-        try:
-            ask = self._clients[0].models.with_streaming_response.list(timeout=_TIMEOUT)
-            async with ask as response:
-                async for chunk in response.iter_bytes():
-                    size += len(chunk)
-                    if size > MAX_MODELS_BYTES:
-                        raise failures.broken("with a list of models that has no end")
-                    await emit(chunk)
-        except openai.OpenAIError as error:
-            raise self._failure(error) from error
-        except _TRANSPORT_ERRORS as error:
-            raise failures.broken(f"and broke off ({failures.root_cause(error)})") from error
-        return End()
-
     @contextlib.asynccontextmanager
     async def send(
         self,
@@ -139,6 +109,8 @@ class Upstream:
         headers: Mapping[str, str],
         body: bytes | AsyncIterator[bytes] | None,
         retries: int,
+        *,
+        native: bool = False,
     ) -> AsyncIterator[Reply]:
         """Any request: what upstream answers, be it an event stream, JSON or sound.
 
@@ -146,12 +118,15 @@ class Upstream:
             path: below the base URL, with the query.
             body: as it is; one that comes bit by bit cannot be sent again.
             retries: how often the SDK may ask again.
+            native: it is for upstream's own API, where the key may have a header of its own.
 
         Raises:
             UpstreamFailure: an error's status, or an answer that broke off, be it while it is read.
         """
         start = self._start
-        own = {start.key_header: start.api_key} if start.key_header else {}
+        own: dict[str, Any] = {}
+        if native and start.key_header:
+            own = {start.key_header: start.api_key, "Authorization": openai.Omit()}
         client = self._clients[min(retries, MAX_RETRIES) if isinstance(body, bytes) else 0]
         options: Any = {"headers": {**headers, **own, **_UNREAD}, "timeout": _TIMEOUT}
         begun = False

@@ -1,66 +1,61 @@
 """What `POST /chat` means: a prompt in, the answer's text out.
 
-Pure: a request's query and body become a Call and a prompt, or a BadRequest that says what is
-wrong. The body is the prompt, byte for byte, whatever Content-Type curl puts beside it. Knows no
-sockets and no runners; relay.py does the rest.
+The body is the prompt, byte for byte, whatever Content-Type curl puts beside it; but with
+`application/json` it is an object with a prompt or a whole conversation, and with
+`multipart/form-data` a form with a prompt and images. Pure: a request becomes a Call and its body,
+or a BadRequest that says what is wrong. Knows no sockets and no runners; relay.py does the rest.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+import base64
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import parse_qsl
 
 from runner_payload.messages import Call
+from runner_payload.multipart import (
+    InvalidMultipart,
+    MultipartDecoder,
+    PartBegun,
+    PartData,
+    boundary_of,
+)
 
 from ..config import Config
 from ..errors import BadRequest, LengthRequired, UnsupportedMediaType
 from ..http.events import Request
 from ..values import count, number, parse_model
+from .accept import preferred
+from .answers import Events, Form, Json, Text
+from .parameters import Parameters, parse_group, parse_text
 
-# The finish reason is known only after the text, so it comes in the trailer section
-# (RFC 9112, section 7.1.2), which `curl -i` does not show and `curl -v --raw` does.
-FINISH_REASON = "X-Finish-Reason"
-
-HEADERS = [
-    ("Content-Type", "text/plain; charset=utf-8"),
-    ("Cache-Control", "no-store"),
-    # nginx would otherwise collect the answer before it passes it on.
-    ("X-Accel-Buffering", "no"),
-    ("Trailer", FINISH_REASON),
-]
-
-_MAX_QUERY_FIELDS = 32
-
-
-def _text(text: str) -> str:
-    return text
-
-
-def _parse_group(text: str) -> str:
-    if not text or len(text) > 256 or not text.isprintable():
-        raise ValueError("a group's name is 1 to 256 printable characters")
-    return text
-
-
-# Query parameters: those of the command line that a call may override.
+# Those of the command line that a call may override.
 _CALL: dict[str, Callable[[str], Any]] = {
     "model": parse_model,
-    "system": _text,
+    "system": parse_text,
     "max_tokens": count(1),
     "temperature": number(0, 2),
     "top_p": number(0, 1),
 }
 # And the runners that it is for.
-_PARAMETERS = {**_CALL, "group": _parse_group}
-GROUP_HEADER = "X-LLMRelay-Group"
+_PARAMETERS = {**_CALL, "group": parse_group}
 
 # Of a prompt, in bytes, that the next one of the same conversation begins with, too: whoever sends
 # a history with each prompt adds to its end.
 _OPENING_BYTES = 1024
+
+# By what they begin with: clients name files as they like.
+_IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+
+# The forms that an answer can have, the first one for whoever does not care.
+_FORMS: dict[str, Callable[[str], Form]] = {
+    "text/plain": lambda model: Text(),
+    "text/event-stream": Events,
+    "application/json": Json,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,66 +63,16 @@ class ChatRequest:
     """What a request asks for.
 
     Attributes:
-        call: without its prompt, which is the body.
+        call: without its body.
+        body: the prompt, or the JSON of the messages, as the call's kind says.
         group: of the runners, the group that it is for; None for any.
+        form: makes the answer's.
     """
 
     call: Call
+    body: bytes
     group: str | None
-
-
-def parse_request(request: Request, config: Config) -> ChatRequest:
-    """What query and headers ask for; what they do not name is as configured.
-
-    Raises:
-        BadRequest: a parameter that is not known, twice there, or not what it must be.
-    """
-    chosen = _parse_query(request)
-    group = request.headers.get(GROUP_HEADER.lower())
-    if group is not None:
-        if chosen.setdefault("group", group) != group:
-            raise BadRequest(f"The parameter group and {GROUP_HEADER} name different groups.")
-        try:
-            _parse_group(group)
-        except ValueError as error:
-            raise BadRequest(f"{GROUP_HEADER} cannot be used: {error}.") from error
-    call = {name: chosen.get(name, getattr(config, name)) for name in _CALL}
-    return ChatRequest(Call(**call), chosen.get("group"))
-
-
-def conversation(call: Call, prompt: bytes) -> bytes:
-    """What all prompts of one conversation have in common, digested.
-
-    That is how it begins: a runner's upstream may have that in its cache.
-    """
-    opening = b"\0".join((call.model.encode(), call.system.encode(), prompt[:_OPENING_BYTES]))
-    return blake2b(opening, digest_size=16).digest()
-
-
-def _parse_query(request: Request) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
-    try:
-        fields = parse_qsl(
-            request.query,
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=_MAX_QUERY_FIELDS,
-        )
-    except ValueError as error:
-        raise BadRequest(f"The query cannot be read: {error}.") from error
-    for name, text in fields:
-        parse = _PARAMETERS.get(name)
-        if parse is None:
-            near = difflib.get_close_matches(name, _PARAMETERS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_PARAMETERS)}."
-            raise BadRequest(f"There is no parameter {name!r}; {hint}")
-        if name in chosen:
-            raise BadRequest(f"The parameter {name} is there twice.")
-        try:
-            chosen[name] = parse(text)
-        except ValueError as error:
-            raise BadRequest(f"The parameter {name} cannot be used: {error}.") from error
-    return chosen
+    form: Callable[[], Form]
 
 
 def check_head(request: Request) -> None:
@@ -136,16 +81,65 @@ def check_head(request: Request) -> None:
     Raises:
         LengthRequired: there is no body at all (RFC 9110, section 15.5.12).
         UnsupportedMediaType: the body is compressed (RFC 9110, section 8.4).
+        BadRequest: a parameter in the query cannot be used.
     """
     if request.framing is None:
         raise LengthRequired("There is no body; it has to be the prompt: curl -d 'Explain SSH.' …")
+    check_coding(request)
+    Parameters(request, _PARAMETERS)
+
+
+def check_coding(request: Request) -> None:
+    """Refuses a compressed body.
+
+    Raises:
+        UnsupportedMediaType: it is one.
+    """
     coding = (request.headers.get("content-encoding") or "identity").strip().lower()
     if coding != "identity":
-        raise UnsupportedMediaType("The prompt is read as it is: send it without Content-Encoding.")
+        raise UnsupportedMediaType("The body is read as it is: send it without Content-Encoding.")
 
 
-def check_prompt(body: bytes) -> bytes:
-    """The body, if it is a prompt.
+def parse(request: Request, body: bytes, config: Config) -> ChatRequest:
+    """What a request asks for; what it does not name is as configured.
+
+    Raises:
+        BadRequest: a parameter that is not known, twice there, or not what it must be; or there is
+            no prompt.
+    """
+    parameters = Parameters(request, _PARAMETERS)
+    kind = media_type(request)
+    messages: list[dict[str, Any]] | None = None
+    if kind == "application/json":
+        messages = _from_json(body, parameters)
+    elif kind == "multipart/form-data":
+        messages = _from_form(request, body, parameters)
+    else:
+        check_prompt(body)
+    said = parameters.said
+    call = Call(**{name: said.get(name, getattr(config, name)) for name in _CALL})
+    if messages is not None:
+        call, body = _conversation(call, messages, own_system="system" in said)
+    make_form = _FORMS[preferred(request.headers.get("accept"), list(_FORMS))]
+    return ChatRequest(call, body, said.get("group"), lambda: make_form(call.model))
+
+
+def conversation(model: str, system: str, body: bytes) -> bytes:
+    """What all prompts of one conversation have in common, digested.
+
+    That is how it begins: a runner's upstream may have that in its cache.
+    """
+    opening = b"\0".join((model.encode(), system.encode(), body[:_OPENING_BYTES]))
+    return blake2b(opening, digest_size=16).digest()
+
+
+def media_type(request: Request) -> str:
+    """A body's, without its parameters; empty if it says none."""
+    return (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
+
+
+def check_prompt(body: bytes) -> None:
+    """Refuses what is no prompt.
 
     Raises:
         BadRequest: it is empty or not UTF-8.
@@ -158,4 +152,109 @@ def check_prompt(body: bytes) -> bytes:
         raise BadRequest(
             f"The prompt is not UTF-8: byte {body[error.start]:#04x} at {error.start}."
         ) from None
-    return body
+
+
+# --- Bodies that say more than a prompt ---------------------------------------------------------
+
+
+def _conversation(
+    call: Call, messages: list[dict[str, Any]], *, own_system: bool
+) -> tuple[Call, bytes]:
+    """The call for whole messages, and its body; they may have a system prompt of their own."""
+    has_system = any(message.get("role") in ("system", "developer") for message in messages)
+    system = call.system if own_system or not has_system else ""
+    asked = Call(call.model, system, call.max_tokens, call.temperature, call.top_p, kind="messages")
+    text = json.dumps(messages, ensure_ascii=False, separators=(",", ":"))
+    return asked, text.encode("utf-8", "replace")
+
+
+def _from_json(body: bytes, parameters: Parameters) -> list[dict[str, Any]]:
+    """The messages of an object with `prompt` (and `images`), or `messages`."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON, as its Content-Type says: {error}.") from error
+    if not isinstance(fields, dict):
+        raise BadRequest('The body is JSON and no object: send {"prompt": "…"}.')
+    prompt, messages = fields.pop("prompt", None), fields.pop("messages", None)
+    images = fields.pop("images", [])
+    for name, value in fields.items():
+        parameters.take(name, value)
+    if (prompt is None) == (messages is None):
+        raise BadRequest("The object has to have either prompt or messages.")
+    if messages is not None:
+        if images or not _are_messages(messages):
+            raise BadRequest(
+                "messages has to be a list of objects, each with a role; images are in them."
+            )
+        return list(messages)
+    if not isinstance(prompt, str) or not (prompt or images):
+        raise BadRequest("prompt has to be text, and not empty.")
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise BadRequest("images has to be a list of URLs: data:image/png;base64,… or https://….")
+    return _seen(prompt, images)
+
+
+def _are_messages(messages: object) -> bool:
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in messages)
+    )
+
+
+def _from_form(request: Request, body: bytes, parameters: Parameters) -> list[dict[str, Any]]:
+    """The messages of a form with `prompt` and any number of `image`."""
+    prompt = ""
+    images = []
+    for begun, data in _parts(request, body):
+        if begun.filename is not None or begun.name in ("image", "images", "images[]"):
+            images.append(_data_url(data))
+            continue
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise BadRequest(f"The field {begun.name} of the form is not UTF-8.") from None
+        if begun.name == "prompt":
+            prompt = text
+        else:
+            parameters.take(begun.name, text)
+    if not (prompt or images):
+        raise BadRequest("The form has no prompt: curl -F prompt='What is this?' -F image=@a.png …")
+    return _seen(prompt, images)
+
+
+def _parts(request: Request, body: bytes) -> Iterator[tuple[PartBegun, bytes]]:
+    try:
+        decoder = MultipartDecoder(boundary_of(request.headers.get("content-type") or ""))
+        events = decoder.feed(body)
+        decoder.finish()
+    except InvalidMultipart as error:
+        raise BadRequest(str(error)) from error
+    begun: PartBegun | None = None
+    data = bytearray()
+    for event in events:
+        if isinstance(event, PartBegun):
+            begun = event
+            data.clear()
+        elif isinstance(event, PartData):
+            data += event.data
+        elif begun is not None:
+            yield begun, bytes(data)
+            begun = None
+
+
+def _seen(prompt: str, images: list[str]) -> list[dict[str, Any]]:
+    """One message with what is to be seen (OpenAI reference, "Images and vision")."""
+    if not images:
+        return [{"role": "user", "content": prompt}]
+    parts: list[dict[str, Any]] = [{"type": "text", "text": prompt}] if prompt else []
+    parts += [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    return [{"role": "user", "content": parts}]
+
+
+def _data_url(data: bytes) -> str:
+    kind = next((kind for magic, kind in _IMAGES.items() if data.startswith(magic)), None)
+    if kind is None or (kind == "webp" and data[8:12] != b"WEBP"):
+        raise BadRequest("A file of the form is no image that models see: PNG, JPEG, GIF or WebP.")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,17 +1,66 @@
-"""How an error looks to its client: plain text, one sentence and its code.
+"""How an error looks to its client: a sentence on the plain endpoints, OpenAI's object below /v1.
 
-Pure. The status, Retry-After and X-Request-Id are the HTTP layer's business.
+Pure. Retry-After and X-Request-Id are the HTTP layer's business.
 """
 
 from __future__ import annotations
 
+import json
+
 from ..errors import RelayError
 from ..http.events import Request
+
+V1 = "/v1/"
+_MESSAGES = f"{V1}messages"
+
+# OpenAI's own codes, where it has one for the same (OpenAI reference, "Error codes").
+_CODES = {"unauthorized": "invalid_api_key", "rate_limited": "rate_limit_exceeded"}
 
 
 def render_error(
     request: Request | None, request_id: str, error: RelayError
-) -> tuple[list[tuple[str, str]], bytes]:
-    """Headers and body for `error`."""
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("X-Error-Code", error.code)]
-    return headers, f"{error.message}\n".encode("utf-8", "replace")
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers and body for `error`.
+
+    Below /v1 an error of upstream's own goes on as it came, byte for byte.
+    """
+    code = ("X-Error-Code", error.code)
+    if request is None or not is_v1(request):
+        headers = [("Content-Type", "text/plain; charset=utf-8"), code]
+        return error.status, headers, f"{error.message}\n".encode("utf-8", "replace")
+    if error.upstream is not None:
+        # What the HTTP layer says by itself is not said twice.
+        said = [field for field in error.upstream.headers if field[0] != "retry-after"]
+        return error.upstream.status, [*said, code], error.upstream.body
+    body = json.dumps(error_object(error, anthropic=request.path.startswith(_MESSAGES)))
+    return error.status, [("Content-Type", "application/json"), code], body.encode() + b"\n"
+
+
+def is_v1(request: Request) -> bool:
+    """Whether a request is one of OpenAI's API."""
+    return request.path.startswith(V1)
+
+
+def error_object(error: RelayError, *, anthropic: bool = False) -> dict[str, object]:
+    """The error object (OpenAI reference, "Error codes"; Anthropic's has its type outside, too)."""
+    if error.upstream is not None:
+        try:
+            said = json.loads(error.upstream.body)
+        except ValueError:
+            said = None
+        if isinstance(said, dict):
+            return said
+    kind = _type(error)
+    said = {
+        "message": error.message,
+        "type": kind,
+        "param": None,
+        "code": _CODES.get(error.code, error.code),
+    }
+    return {"type": "error", "error": said} if anthropic else {"error": said}
+
+
+def _type(error: RelayError) -> str:
+    if error.status == 429:
+        return "rate_limit_error"
+    return "server_error" if error.status >= 500 else "invalid_request_error"

@@ -25,6 +25,7 @@ from ..secret import VARIABLE, Keys
 from ..serve import FrontEnd
 from ..signals import EndedBySignal
 from ..systemd import Notifier
+from ..upstreams import UPSTREAMS
 from ..values import Listen, ListenAddress, parse_url
 from .asking import Asking, AskingFailed
 from .local import started_host
@@ -149,7 +150,7 @@ def _upstream(config: Config, environ: MutableMapping[str, str]) -> tuple[str | 
     """The real API and its key; or None and a made-up key for the simulated one."""
     if not environ.get(VARIABLE, "").strip():
         return None, Keys(config, {VARIABLE: f"demo-{secrets.token_hex(16)}"})
-    text = environ.get(_BASE_URL_VARIABLE, "").strip() or config.base_url
+    text = environ.get(_BASE_URL_VARIABLE, "").strip() or str(UPSTREAMS["openai"].base_url)
     try:
         base_url = parse_url(text)
     except ValueError as error:

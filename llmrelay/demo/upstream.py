@@ -152,7 +152,7 @@ def _beginning(text: str) -> str:
 
 def _render_error(
     request: Request | None, request_id: str, error: RelayError
-) -> tuple[list[tuple[str, str]], bytes]:
+) -> tuple[int, list[tuple[str, str]], bytes]:
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     body: dict[str, Any] = {"message": error.message, "type": kind, "code": error.code}
-    return _JSON, json.dumps({"error": body}).encode()
+    return error.status, _JSON, json.dumps({"error": body}).encode()

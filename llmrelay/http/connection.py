@@ -36,8 +36,8 @@ from .responses import Header
 
 logger = logging.getLogger("llmrelay.http")
 
-# How an error looks to its client: (request if known, request id, error) -> headers, body.
-RenderError = Callable[[Request | None, str, RelayError], tuple[list[Header], bytes]]
+# How an error looks to its client: (request if known, request id, error) -> status, headers, body.
+RenderError = Callable[[Request | None, str, RelayError], tuple[int, list[Header], bytes]]
 
 # Pauses before each time that a client that has ended is asked whether it still reads; the last one
 # goes on. Twice within a second, which is when a person has let go of Ctrl-C: the first question is
@@ -315,7 +315,7 @@ class Connection:
             return
         error = self._incoming.drop_received() or error
         exchange.log_fields["error"] = error.code
-        headers, body = self._render_error(request, exchange.request_id, error)
+        status, headers, body = self._render_error(request, exchange.request_id, error)
         headers = [*headers, ("Cache-Control", "no-store")]
         if error.retry_after_s is not None:
             headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after_s)))))
@@ -323,7 +323,7 @@ class Connection:
             headers.append(("Allow", ", ".join(error.allow)))
         if error.challenge:
             headers.append(("WWW-Authenticate", error.challenge))
-        exchange.respond(error.status, headers, body)
+        exchange.respond(status, headers, body)
 
     async def _watch(self, exchange: Exchange, handling: asyncio.Task[None]) -> None:
         """Cancel the handler when the client is gone; itself cancelled when the handler ends."""

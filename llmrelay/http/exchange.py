@@ -90,6 +90,7 @@ class Exchange:
         self._muted = True  # no body goes out: not started, finished, HEAD, 204, 304
         self._continued = False
         self._zeros = 0
+        self._part_read_at_s = 0.0
 
     @property
     def asker(self) -> str:
@@ -115,6 +116,34 @@ class Exchange:
             RelayError: BadRequest, ContentTooLarge or RequestTimeout, for the client as they are.
         """
         return await self._incoming.read_body(self._ask_for_body)
+
+    async def begin_upload(self, most_bytes: int, held_bytes: int) -> tuple[bytes, bool]:
+        """The beginning of a body that may have `most_bytes`; to be called once.
+
+        Returns:
+            `held_bytes` of it, or a little more; and whether that is all. Else the rest is for
+            read_part().
+
+        Raises:
+            RelayError: as read_body.
+        """
+        self._incoming.expect_upload(most_bytes)
+        begun = await self._incoming.read_body(self._ask_for_body, held_bytes)
+        self._part_read_at_s = self._loop.time()
+        return begun, self._incoming.all_taken
+
+    async def read_part(self) -> bytes:
+        """The next part of an upload, as the client sends it; empty at its end.
+
+        The time until the next call is not the client's: it is who reads who takes it.
+
+        Raises:
+            RelayError: as read_body.
+        """
+        self._incoming.grant_s(self._loop.time() - self._part_read_at_s)
+        part = await self._incoming.read_part(self._ask_for_body)
+        self._part_read_at_s = self._loop.time()
+        return part
 
     def forget_body(self) -> None:
         """The body is in memory no longer: another's may be. Its end does so by itself."""

@@ -53,9 +53,10 @@ class RequestParser:
         max_head_bytes: request line and header lines together, line ends included; the trailer
             section as much again.
         max_headers: header lines in a head, and in a trailer section.
-        max_body_bytes: a body without its chunked coding.
 
     Attributes:
+        max_body_bytes: a body without its chunked coding; of the request that is being read, so
+            it may be another one once that one's head is known.
         method: of the request that is being read, once its line is read; HEAD as soon as it has
             come, as a refusal of the rest depends on it.
     """
@@ -63,7 +64,7 @@ class RequestParser:
     def __init__(self, max_head_bytes: int, max_headers: int, max_body_bytes: int) -> None:
         self._max_head_bytes = max_head_bytes
         self._max_headers = max_headers
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
         self._buffer = bytearray()
         self._ended = False
         self._whole = False
@@ -134,7 +135,7 @@ class RequestParser:
         if request.framing == "chunked":
             yield from self._chunked_body()
         elif request.framing is not None:
-            self._check_length(request.framing, self._max_body_bytes)
+            self._check_length(request.framing, self.max_body_bytes)
             yield from self._body(request.framing)
         self._whole = True
         while True:
@@ -176,7 +177,7 @@ class RequestParser:
 
     def _chunked_body(self) -> Parsing:
         """chunked-body (RFC 9112, section 7.1)."""
-        left = self._max_body_bytes
+        left = self.max_body_bytes
         extensions_left = MAX_EXTENSION_BYTES
         while True:
             line = yield from self._line(MAX_CHUNK_LINE_BYTES, BadRequest)
@@ -198,7 +199,7 @@ class RequestParser:
 
     def _check_length(self, length: int, limit: int) -> None:
         if length > limit:
-            raise ContentTooLarge(f"The body is over {self._max_body_bytes} bytes.")
+            raise ContentTooLarge(f"The body is over {self.max_body_bytes} bytes.")
 
     def _body(self, left: int) -> Parsing:
         """`left` bytes, as they come."""

@@ -10,6 +10,7 @@ Knows no response and no application. Held by connection.py; turns bytes into ev
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -55,6 +56,9 @@ class Incoming:
         # Made for each exchange: 1.5 KiB that an idle connection does without.
         self._received: asyncio.Event
         self._taken: asyncio.Event
+        self._body_due_s = 0.0  # when the body has to be there, apart from what its length allows
+        self._body_bytes = 0  # that have come
+        self._parts = 0  # in which they came
         self._unread: int | None = 0  # of the request's body; None if its length is unsaid
         self._unasked = False  # the client may be waiting for "100 Continue" and send nothing
         self._broken = False
@@ -92,6 +96,9 @@ class Incoming:
             self._received, self._taken = asyncio.Event(), asyncio.Event()
             self._unread = None if request.framing == "chunked" else request.framing or 0
             self._unasked = request.expect_continue
+            self._parser.max_body_bytes = self._config.max_body_bytes
+            self._body_bytes = self._parts = 0
+            self._body_due_s = self._loop.time() + self._config.body_timeout_s
             if self._unread == 0:
                 self._parser.next_event()  # EndOfMessage: there is nothing to wait for
         return request
@@ -133,41 +140,62 @@ class Incoming:
                 self._taken.clear()
                 await self._taken.wait()
 
-    async def read_body(self, before_wait: Callable[[], None]) -> bytes:
-        """Take the whole body, while `read_ahead` reads; its memory is counted until `let_go`.
+    async def read_body(
+        self, before_wait: Callable[[], None], most_bytes: int = sys.maxsize
+    ) -> bytes:
+        """Take the body up to `most_bytes` or a part more, while `read_ahead` reads.
+
+        Its memory is counted until `let_go`.
+
+        Args:
+            before_wait: as read_part.
+
+        Raises:
+            RelayError: as read_part; or too large with all others (503).
+        """
+        body = bytearray()  # no list: a chunk of one byte may cost no more than that
+        while len(body) < most_bytes and (part := await self.read_part(before_wait)):
+            self._memory.take(len(part))
+            self._held_bytes += len(part)
+            body += part
+        return bytes(body)
+
+    async def read_part(self, before_wait: Callable[[], None]) -> bytes:
+        """Take a part of the body, while `read_ahead` reads; empty at its end.
 
         Args:
             before_wait: called before each wait for bytes: time to send "100 Continue".
 
         Raises:
-            RelayError: malformed, too large (413), too large with all others (503), or too slow
-                (408): body_timeout_s, and a second more per body_rate_bytes that came.
+            RelayError: malformed, too large (413), or too slow (408): body_timeout_s, and a second
+                more per body_rate_bytes that came.
         """
-        body = bytearray()  # no list: a chunk of one byte may cost no more than that
-        parts = 0
-        deadline_s = self._loop.time() + self._config.body_timeout_s
-        try:
-            async with asyncio.timeout_at(deadline_s) as limit:
-                while not isinstance(event := self._next_body_event(), EndOfMessage):
-                    if event is not None:
-                        self._memory.take(len(event.data))
-                        self._held_bytes += len(event.data)
-                        body += event.data
-                        parts += 1
-                        if parts % PARTS_PER_TURN:
-                            continue
-                    limit.reschedule(deadline_s + len(body) / self._config.body_rate_bytes)
-                    if event is not None:
-                        await asyncio.sleep(0)
-                    else:
-                        before_wait()
-                        self._unasked = False
-                        self._received.clear()
-                        await self._received.wait()
-        except TimeoutError:
-            self._broken = True
-            raise RequestTimeout("The request's body did not arrive in time.") from None
-        return bytes(body)
+        while (event := self._next_body_event()) is None:
+            before_wait()
+            self._unasked = False
+            self._received.clear()
+            due_s = self._body_due_s + self._body_bytes / self._config.body_rate_bytes
+            try:
+                async with asyncio.timeout_at(due_s):
+                    await self._received.wait()
+            except TimeoutError:
+                self._broken = True
+                raise RequestTimeout("The request's body did not arrive in time.") from None
+        if isinstance(event, EndOfMessage):
+            return b""
+        self._body_bytes += len(event.data)
+        self._parts += 1
+        if self._parts % PARTS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        return event.data
+
+    def expect_upload(self, most_bytes: int) -> None:
+        """The body may be so long; to be said before it is read."""
+        self._parser.max_body_bytes = most_bytes
+
+    def grant_s(self, seconds: float) -> None:
+        """The body has so much longer: it was not its client that was waited for."""
+        self._body_due_s += seconds
 
     def let_go(self) -> None:
         """The exchange is over, and its body with it."""
@@ -178,6 +206,11 @@ class Incoming:
     def method(self) -> str | None:
         """Of the request that is being read, as soon as it is known."""
         return self._parser.method
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether the body is known to have been taken to its end."""
+        return self._unread == 0
 
     @property
     def reusable(self) -> bool:
@@ -199,7 +232,7 @@ class Incoming:
         """
         left = DISCARD_BYTES
         try:
-            if not self._broken and (self._unread or 0) > self._config.max_body_bytes:
+            if not self._broken and (self._unread or 0) > self._parser.max_body_bytes:
                 self._next_body_event()  # raises: that is known before a byte of it has come
             for _ in range(PARTS_PER_TURN):
                 if self._unread == 0 or left <= 0 or not self.reusable:

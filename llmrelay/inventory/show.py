@@ -98,6 +98,7 @@ def _object(spec: RunnerSpec) -> dict[str, object]:
         "identity": host.identity and str(host.identity),
         "ssh_options": [list(option) for option in host.ssh_options],
         "python": host.python,
+        "upstream": host.upstream or None,
         "base_url": host.base_url,
         "key": _key(host.key),
         "groups": sorted(spec.groups),

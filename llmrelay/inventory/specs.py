@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import Config
+from ..errors import UnusableConfig
 from ..runners.spec import HostSpec, KeySource, RunnerSpec
+from ..upstreams import UPSTREAMS
 from ..values import HostAddress, parse_host
 from . import ssh_args
 from .ini import InvalidInventory
@@ -38,14 +40,54 @@ def make_specs(inventory: Inventory, config: Config) -> tuple[list[RunnerSpec], 
 
 def for_addresses(addresses: Iterable[HostAddress], config: Config) -> list[RunnerSpec]:
     """The runners that --runner asks for, one for each."""
+    upstream, base_url = upstream_of(config.upstream, config.base_url)
     return [
         RunnerSpec(
             name=str(address),
-            host=HostSpec(address, config.remote_python, config.base_url, config.identity),
+            host=HostSpec(
+                address,
+                config.remote_python,
+                base_url,
+                config.identity,
+                upstream=upstream,
+                key=_key(upstream, KeySource(), config),
+            ),
             max_calls=config.max_calls,
         )
         for address in dict.fromkeys(addresses)
     ]
+
+
+def upstream_of(name: str | None, url: str | None) -> tuple[str, str]:
+    """The upstream's name, "" if it is not a known one, and its base URL.
+
+    Args:
+        name, url: as they are said, if they are.
+
+    Raises:
+        UnusableConfig: its URL is the operator's own, and is not said.
+    """
+    if name is None and url is not None:
+        plain = url.rstrip("/")
+        return next((n for n, row in UPSTREAMS.items() if row.base_url == plain), ""), url
+    name = name or "openai"
+    url = url or UPSTREAMS[name].base_url
+    if url is None:
+        raise UnusableConfig(
+            f"The upstream {name} is where you have it: say where with --base-url (in an inventory"
+            f" llmrelay_base_url), as {UPSTREAMS[name].example_url}."
+        )
+    return name, url
+
+
+def _key(upstream: str, said: KeySource, config: Config) -> KeySource:
+    """Where its key is; where that is not said, as the upstream's own documentation has it."""
+    if said != KeySource() or config.openai_key_file is not None or not upstream:
+        return said
+    variable = UPSTREAMS[upstream].key_variable
+    if variable is None:
+        return KeySource(needed=False)
+    return said if variable == "OPENAI_API_KEY" else KeySource(variable)
 
 
 def _renamed(variables: Variables) -> dict[str, Variable]:
@@ -58,15 +100,21 @@ def _host_specs(
     host: str, variables: Variables, groups: frozenset[str], config: Config
 ) -> Iterator[RunnerSpec]:
     said = _parsed(host, variables)
+    upstream, base_url = _upstream(host, said, config)
     spec = RunnerSpec(
         name=host,
         host=HostSpec(
             address=_address(host, said, variables),
             python=said.get("ansible_python_interpreter") or config.remote_python,
-            base_url=said.get("llmrelay_base_url", config.base_url),
+            base_url=base_url,
+            upstream=upstream,
             identity=said.get("ansible_ssh_private_key_file", config.identity),
             ssh_options=tuple(_ssh_options(variables)[0]),
-            key=KeySource(said.get("llmrelay_key_env"), said.get("llmrelay_key_file")),
+            key=_key(
+                upstream,
+                KeySource(said.get("llmrelay_key_env"), said.get("llmrelay_key_file")),
+                config,
+            ),
         ),
         groups=groups,
         models=said.get("llmrelay_models", ()),
@@ -80,6 +128,17 @@ def _host_specs(
         yield spec
     else:
         yield from (replace(spec, name=f"{host}#{number + 1}") for number in range(instances))
+
+
+def _upstream(host: str, said: dict[str, Any], config: Config) -> tuple[str, str]:
+    """A host's own upstream, else the command line's; its URL goes with either."""
+    url = said.get("llmrelay_base_url")
+    try:
+        if "llmrelay_upstream" in said:
+            return upstream_of(said["llmrelay_upstream"], url)
+        return upstream_of(config.upstream, url or config.base_url)
+    except UnusableConfig as error:
+        raise InvalidInventory(f"{host}: {error.message}") from error
 
 
 def _parsed(host: str, variables: Variables) -> dict[str, Any]:

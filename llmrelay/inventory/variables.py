@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..values import count, number, parse_model, parse_path, parse_url
+from ..upstreams import UPSTREAMS
+from ..values import count, number, one_of, parse_model, parse_path, parse_url
 
 PREFIX = "llmrelay_"
 MAX_INSTANCES = 256
@@ -138,8 +139,11 @@ KNOWN: dict[str, Known] = {
     "llmrelay_model_map": Known(
         _pairs, "What upstream calls a model (`gpt-4o=llama-3-70b`); served, too."
     ),
+    "llmrelay_upstream": Known(
+        _of_text(one_of(*UPSTREAMS)), "The upstream by name; else as `--upstream`."
+    ),
     "llmrelay_base_url": Known(
-        _of_text(parse_url), "The upstream, as the host reaches it; else as `--base-url`."
+        _of_text(parse_url), "Its URL, as the host reaches it; else as `--base-url`."
     ),
     "llmrelay_key_env": Known(
         _of_text(_variable), "The environment variable, here, that holds its key."

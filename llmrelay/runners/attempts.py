@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from runner_payload.messages import Call
+from runner_payload.messages import Call, Request
 
 from ..config import Config
 from ..errors import RelayError
@@ -30,7 +30,7 @@ class Attempts:
         log_fields: the runner that has it, and those that failed it, for the access log.
     """
 
-    def __init__(self, pool: Pool, ask: Ask, call: Call, config: Config) -> None:
+    def __init__(self, pool: Pool, ask: Ask, call: Call | Request, config: Config) -> None:
         self.log_fields: dict[str, object] = {}
         self._pool = pool
         self._ask = ask

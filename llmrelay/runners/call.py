@@ -1,6 +1,6 @@
 """One call on a link, as the one who opened it sees it, and the sink that takes its answer.
 
-The prompt goes up under the runner's credit, the answer comes down under ours: half a window at a
+The body goes up under the runner's credit, the answer comes down under ours: half a window at a
 time, handed back when the bytes have gone on to the client. Knows a link's way out and no other
 call.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from runner_payload.credit import ReceiveWindow, SendWindow
-from runner_payload.messages import End
+from runner_payload.messages import End, Response
 from runner_payload.protocol import DATA_BYTES, FrameType, encode_credit
 
 from ..errors import RelayError
@@ -43,6 +43,9 @@ class Outlet(Protocol):
 
 class Sink(Protocol):
     """Who takes a call's answer. Called from the channel's callback: it may not block."""
+
+    def response(self, response: Response) -> None:
+        """The answer to a Request begins; the first thing that comes of it."""
 
     def data(self, text: bytes) -> None:
         """A piece of the answer."""
@@ -80,13 +83,13 @@ class LinkCall:
         self._receive = ReceiveWindow(window_bytes)
         self._granted: asyncio.Event | None = None
 
-    async def send_prompt(self, prompt: bytes) -> None:
-        """Sends the prompt in pieces, as credit and channel allow; returns early if the call ends.
+    async def send(self, body: bytes) -> None:
+        """Sends a part of the body, as credit and channel allow; returns early if the call ends.
 
-        Small pieces, so that a long prompt does not hold up the calls beside it.
+        In small pieces, so that a long one does not hold up the calls beside it.
         """
         at = 0
-        while at < len(prompt) and not self.over:
+        while at < len(body) and not self.over:
             if not self._send.available:
                 self._granted = self._granted or asyncio.Event()
                 self._granted.clear()
@@ -94,10 +97,18 @@ class LinkCall:
             elif self._outlet.congested:
                 await self._outlet.writable()
             else:
-                piece = prompt[at : at + min(DATA_BYTES, self._send.available)]
+                piece = body[at : at + min(DATA_BYTES, self._send.available)]
                 self._send.spend(len(piece))
                 self._outlet.send(FrameType.DATA, self.call_id, piece)
                 at += len(piece)
+
+    async def send_body(self, body: bytes) -> None:
+        """Sends all of it."""
+        await self.send(body)
+        self.end_body()
+
+    def end_body(self) -> None:
+        """The body is whole."""
         if not self.over:
             self._outlet.send(FrameType.END, self.call_id, End().encode())
 
@@ -115,8 +126,8 @@ class LinkCall:
             self._outlet.send(FrameType.CANCEL, self.call_id)
         self.sink = None
 
-    # What the link calls. A sink's bug ends its own call; it may not reach the channel's callback,
-    # which carries everybody's.
+    # What the link calls. A sink's error ends its own call; it may not reach the channel's
+    # callback, which carries everybody's.
 
     def deliver(self, text: bytes) -> None:
         """A piece of the answer."""
@@ -127,13 +138,20 @@ class LinkCall:
             self.sink.data(text)
             if due:
                 self.sink.credit_due()
-        except Exception:  # noqa: BLE001 - logged by _broken
-            sink = self.sink
-            self.cancel()
-            self._broken(sink)
+        except Exception as error:  # noqa: BLE001 - logged by _broken
+            self._broken(self.sink, error)
+
+    def respond(self, response: Response) -> None:
+        """The answer begins."""
+        if self.sink is None:
+            return
+        try:
+            self.sink.response(response)
+        except Exception as error:  # noqa: BLE001 - logged by _broken
+            self._broken(self.sink, error)
 
     def grant(self, amount: int) -> None:
-        """The runner has taken `amount` bytes of the prompt."""
+        """The runner has taken `amount` bytes of the body."""
         self._send.grant(amount)
         if self._granted is not None:
             self._granted.set()
@@ -145,8 +163,8 @@ class LinkCall:
             return
         try:
             self.sink.end(end)
-        except Exception:  # noqa: BLE001 - logged by _broken
-            self._broken(self.sink)
+        except Exception as error:  # noqa: BLE001 - logged by _broken
+            self._broken(self.sink, error)
 
     def fail(self, error: RelayError) -> None:
         """The call is over without a whole answer."""
@@ -160,6 +178,10 @@ class LinkCall:
             self._granted.set()
         self._on_over(None if self.sink is None else ending)
 
-    def _broken(self, sink: Sink) -> None:
-        logger.exception("call %d: its answer could not be passed on", self.call_id)
-        sink.error(RelayError("The server hit a bug of its own; its log has the details."))
+    def _broken(self, sink: Sink, error: Exception) -> None:
+        """The sink cannot pass on the answer: it says why, or has a bug."""
+        self.cancel()
+        if not isinstance(error, RelayError):
+            logger.exception("call %d: its answer could not be passed on", self.call_id)
+            error = RelayError("The server hit a bug of its own; its log has the details.")
+        sink.error(error)

@@ -15,7 +15,19 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from runner_payload.messages import Call, End, Failure, GoAway, Hello, Key, Message, Ready, Start
+from runner_payload.messages import (
+    Call,
+    End,
+    Failure,
+    GoAway,
+    Hello,
+    Key,
+    Message,
+    Ready,
+    Request,
+    Response,
+    Start,
+)
 from runner_payload.protocol import (
     MARKER,
     MAX_CALL_ID,
@@ -29,7 +41,7 @@ from runner_payload.protocol import (
     encode_frame,
 )
 
-from ..errors import BY_CODE, BadRequest, RelayError, RunnerFailed, RunnerLost
+from ..errors import BY_CODE, BadRequest, RelayError, RunnerFailed, RunnerLost, UpstreamAnswer
 from ..peer_text import one_line
 from ..secret import Secret
 from .call import LinkCall, OnOver, Sink
@@ -84,6 +96,7 @@ class Link:
             FrameType.PING: self._on_ping,
             FrameType.PONG: self._on_pong,
             FrameType.GOAWAY: self._on_goaway,
+            FrameType.RESPONSE: self._on_response,
             FrameType.END: self._on_end,
             FrameType.ERROR: self._on_error,
             FrameType.CREDIT: self._on_credit,
@@ -119,8 +132,8 @@ class Link:
 
     # --- Calls ----------------------------------------------------------------------------------
 
-    def open(self, call: Call, sink: Sink, on_over: OnOver) -> LinkCall:
-        """Opens a call; its prompt goes after it.
+    def open(self, call: Call | Request, sink: Sink, on_over: OnOver) -> LinkCall:
+        """Opens a call; its body goes after it.
 
         Args:
             on_over: called once, with how it ended, when its place on the runner is free again.
@@ -132,12 +145,13 @@ class Link:
         if self.lost or self.draining or self._start is None:
             raise RunnerLost("The runner takes no calls just now; try again.")
         payload = call.encode()
-        if len(payload) > MAX_PAYLOAD_BYTES[FrameType.CALL]:
+        frame_type = FrameType.REQUEST if isinstance(call, Request) else FrameType.CALL
+        if len(payload) > MAX_PAYLOAD_BYTES[frame_type]:
             raise BadRequest("The parameters of the call are too long.")
         call_id = self._next_id()
         opened = LinkCall(self, call_id, sink, self._start.window_bytes, on_over)
         self._calls[call_id] = opened
-        self.send(FrameType.CALL, call_id, payload)
+        self.send(frame_type, call_id, payload)
         return opened
 
     def _next_id(self) -> int:
@@ -304,6 +318,13 @@ class Link:
             logger.warning("%s takes no more calls: %s", self.name, reason)
             self.on_draining()
 
+    def _on_response(self, frame: Frame) -> None:
+        response = Response.decode(frame.payload)
+        call = self._calls.get(frame.call_id)
+        if call is None:
+            raise RemoteProtocolError(f"RESPONSE to call {frame.call_id}, which is not open")
+        call.respond(response)
+
     def _on_end(self, frame: Frame) -> None:
         end = End.decode(frame.payload)
         self._forget(frame).end(end)
@@ -312,6 +333,10 @@ class Link:
         failure = Failure.decode(frame.payload)
         kind = BY_CODE.get(failure.code, RunnerFailed)
         error = kind(one_line(failure.message, 1000), retry_after_s=failure.retry_after_s)
+        if failure.status:
+            error.upstream = UpstreamAnswer(
+                failure.status, failure.headers, failure.body.encode("utf-8", "replace")
+            )
         self._forget(frame).fail(error)
 
     def _forget(self, frame: Frame) -> LinkCall:

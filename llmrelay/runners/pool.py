@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from runner_payload.messages import Call, End
+from runner_payload.messages import Call, End, Request
 
 from ..config import Config
 from ..errors import BadRequest, ModelNotFound, NoRunner, QueueFull, RelayError, RunnerLost
@@ -105,7 +105,12 @@ class Pool:
     # --- Places: what attempts.py asks for ------------------------------------------------------
 
     async def open(
-        self, ask: Ask, call: Call, sink: Sink, tried: Collection[str], deadline_s: float | None
+        self,
+        ask: Ask,
+        call: Call | Request,
+        sink: Sink,
+        tried: Collection[str],
+        deadline_s: float | None,
     ) -> tuple[Runner, LinkCall]:
         """Opens `call` on a runner that is not in `tried`, after a wait if all are full.
 
@@ -182,7 +187,10 @@ class Pool:
         serving = [member for member in self._members.values() if ask.fits(member.runner.spec)]
         if not serving:
             where = "" if ask.group is None else f" of the group {ask.group!r}"
-            raise ModelNotFound(f"No runner{where} serves the model {ask.model!r}.")
+            what = (
+                "a request that names no model" if ask.model is None else f"the model {ask.model!r}"
+            )
+            raise ModelNotFound(f"No runner{where} serves {what}.")
         if not any(m.standing.ready and m.runner.name not in tried for m in serving):
             wait_s = min(member.runner.retry_in_s for member in serving)
             raise NoRunner("No runner is ready just now; try again.", retry_after_s=max(1, wait_s))

@@ -25,6 +25,8 @@ from ..errors import (
 )
 from ..peer_text import one_line
 from ..secret import Secret
+from ..upstreams import OTHER, UPSTREAMS
+from ..values import KIB
 from . import payload
 from .link import Link
 from .reach import Connection
@@ -103,10 +105,18 @@ async def start(
 
 
 def _start_message(host: HostSpec, config: Config, key: Secret) -> Start:
+    known = UPSTREAMS.get(host.upstream, OTHER)
     return Start(
         api_key=key.reveal(),
         base_url=host.base_url,
-        max_body_bytes=config.max_body_bytes,
+        sdk=known.sdk,
+        adapter=known.adapter,
+        native=" ".join(known.native),
+        key_header=known.key_header,
+        max_tokens_field=known.max_tokens,
+        ask_usage=config.usage == "on" or (config.usage == "auto" and known.usage),
+        # Images in a form become base64 on their way, in a JSON of our own.
+        max_body_bytes=2 * config.max_body_bytes + 64 * KIB,
         window_bytes=config.call_window_bytes,
         timeout_s=config.timeout_s,
         delta_timeout_s=config.delta_timeout_s,

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
-from runner_payload.messages import Call
+from runner_payload.messages import Call, Request
 
 from ..config import Config
 from ..errors import ConnectError, NoRunner, RelayError, RunnerBroken
@@ -141,7 +141,7 @@ class Runner:
             return self._waits_for.retry_in_s
         return max(0.0, self._retry_at_s - self._now_s())
 
-    def open(self, call: Call, sink: Sink, on_over: OnOver) -> LinkCall:
+    def open(self, call: Call | Request, sink: Sink, on_over: OnOver) -> LinkCall:
         """Opens a call.
 
         Raises:

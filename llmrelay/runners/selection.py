@@ -33,20 +33,22 @@ class Ask:
     """What a call asks for.
 
     Attributes:
-        model: as the client names it.
+        model: as the client names it; None for a request that is about none.
         group: of runners; None for any.
         client: whose call it is, for a fair queue.
         conversation: the same for all calls of a conversation; empty if that is of no interest.
     """
 
-    model: str
+    model: str | None
     group: str | None = None
     client: str = ""
     conversation: bytes = b""
 
     def fits(self, spec: RunnerSpec) -> bool:
         """Whether a runner is for such calls."""
-        return (self.group is None or self.group in spec.groups) and spec.serves(self.model)
+        return (self.group is None or self.group in spec.groups) and (
+            self.model is None or spec.serves(self.model)
+        )
 
 
 def choose(

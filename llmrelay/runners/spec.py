@@ -21,12 +21,14 @@ class KeySource:
     """Where the front-end reads a runner's key; neither means where `serve` reads its own.
 
     Attributes:
+        needed: whether upstream asks for one at all.
         variable: the name of an environment variable.
         file: a file that holds the key and nothing else.
     """
 
     variable: str | None = None
     file: Path | None = None
+    needed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class HostSpec:
             hold for this host, not for its jump hosts. Names as ssh_config(5) spells them.
         python: the interpreter on the host.
         base_url: the upstream, as the host reaches it.
+        upstream: its name, if it is a known one (upstreams.py), else "".
     """
 
     address: HostAddress | None
@@ -48,6 +51,7 @@ class HostSpec:
     identity: Path | None = None
     ssh_options: tuple[tuple[str, str], ...] = ()
     key: KeySource = field(default_factory=KeySource)
+    upstream: str = ""
 
 
 @dataclass(frozen=True, slots=True)

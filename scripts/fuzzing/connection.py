@@ -208,8 +208,8 @@ class Target:
 
 def _render_error(
     _: Request | None, __: str, error: RelayError
-) -> tuple[list[tuple[str, str]], bytes]:
-    return [("Content-Type", "text/plain")], f"{error.code}\n".encode()
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    return error.status, [("Content-Type", "text/plain")], f"{error.code}\n".encode()
 
 
 def _open_descriptors() -> int:

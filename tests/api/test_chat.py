@@ -29,7 +29,7 @@ def request(query: str = "", *headers: tuple[str, str], framing: int | None = 2)
 
 def test_without_a_query_the_call_is_as_configured() -> None:
     config = Config(model="m", system="s", max_tokens=5, temperature=0.5, top_p=0.1)
-    assert chat.parse_request(request(), config).call == Call("m", "s", 5, 0.5, 0.1)
+    assert chat.parse(request(), b"hi", config).call == Call("m", "s", 5, 0.5, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_without_a_query_the_call_is_as_configured() -> None:
     ],
 )
 def test_the_query_overrides_the_configuration(query: str, call: Call) -> None:
-    assert chat.parse_request(request(query), Config(model="m", system="s")).call == call
+    assert chat.parse(request(query), b"hi", Config(model="m", system="s")).call == call
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_the_query_overrides_the_configuration(query: str, call: Call) -> None:
 )
 def test_a_wrong_parameter_hears_what_is_wrong(query: str, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
-        chat.parse_request(request(query), Config())
+        chat.parse(request(query), b"hi", Config())
 
 
 def test_a_group_is_asked_for_by_parameter_or_header() -> None:
     def group(query: str, *headers: str) -> str | None:
         given = [("x-llmrelay-group", value) for value in headers]
-        return chat.parse_request(request(query, *given), Config()).group
+        return chat.parse(request(query, *given), b"hi", Config()).group
 
     assert group("") is None
     assert group("group=gpu") == group("", "gpu") == group("group=gpu", "gpu") == "gpu"
@@ -92,11 +92,11 @@ def test_a_group_is_asked_for_by_parameter_or_header() -> None:
 
 def test_a_conversation_is_told_by_how_it_begins() -> None:
     opening = b"You said: " + b"x" * 1024
-    asked = Call("m", "s")
-    assert chat.conversation(asked, opening) == chat.conversation(asked, opening + b" and more")
-    assert chat.conversation(asked, opening) != chat.conversation(asked, b"y" + opening)
-    assert chat.conversation(asked, opening) != chat.conversation(Call("m", "t"), opening)
-    assert chat.conversation(asked, opening) != chat.conversation(Call("n", "s"), opening)
+    told = chat.conversation("m", "s", opening)
+    assert told == chat.conversation("m", "s", opening + b" and more")
+    assert told != chat.conversation("m", "s", b"y" + opening)
+    assert told != chat.conversation("m", "t", opening)
+    assert told != chat.conversation("n", "s", opening)
 
 
 def test_a_request_without_a_body_is_411_and_a_compressed_one_415() -> None:
@@ -110,8 +110,8 @@ def test_a_request_without_a_body_is_411_and_a_compressed_one_415() -> None:
 
 def test_a_prompt_is_any_utf_8() -> None:
     for prompt in (b" ", b"\x00", "日本語".encode()):
-        assert chat.check_prompt(prompt) is prompt
+        assert chat.parse(request(), prompt, Config()).body is prompt
     with pytest.raises(BadRequest, match="empty"):
-        chat.check_prompt(b"")
+        chat.parse(request(), b"", Config())
     with pytest.raises(BadRequest, match="0xc3 at 2"):
-        chat.check_prompt(b"ab\xc3")
+        chat.parse(request(), b"ab\xc3", Config())

@@ -9,7 +9,7 @@ import asyncio
 
 from llmrelay.errors import RelayError
 from llmrelay.runners.link import Link
-from runner_payload.messages import End, Hello, Message, Ready, Start
+from runner_payload.messages import End, Hello, Message, Ready, Response, Start
 from runner_payload.protocol import (
     MARKER,
     PROTOCOL_VERSION,
@@ -120,10 +120,14 @@ class RecordingSink:
     """A sink that keeps what it gets."""
 
     def __init__(self) -> None:
+        self.head: Response | None = None
         self.texts: list[bytes] = []
         self.dues = 0
         self.result: End | RelayError | None = None
         self.over = asyncio.Event()
+
+    def response(self, response: Response) -> None:
+        self.head = response
 
     def data(self, text: bytes) -> None:
         self.texts.append(text)

@@ -31,9 +31,9 @@ def post(body: bytes, *fields: str) -> bytes:
 
 def render_error(
     request: Request | None, request_id: str, error: RelayError
-) -> tuple[list[tuple[str, str]], bytes]:
+) -> tuple[int, list[tuple[str, str]], bytes]:
     path = request.path if request else "unread"
-    return [("Content-Type", "text/plain")], f"{path} {error.code}".encode()
+    return error.status, [("Content-Type", "text/plain")], f"{path} {error.code}".encode()
 
 
 async def until(condition: Callable[[], bool]) -> None:

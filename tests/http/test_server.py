@@ -315,7 +315,7 @@ def test_nothing_is_left_behind_in_whatever_state_a_connection_is(run: Run) -> N
 def test_a_bug_in_the_rendering_of_errors_ends_one_connection_and_is_logged(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def render_badly(*_: object) -> tuple[list[tuple[str, str]], bytes]:
+    def render_badly(*_: object) -> tuple[int, list[tuple[str, str]], bytes]:
         raise KeyError("x")
 
     async def subject() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from runner_payload import log, upstream
 from runner_payload.failures import UpstreamFailure
-from runner_payload.messages import Call, End, Failure
+from runner_payload.messages import Call, End, Failure, Request, Response
+from runner_payload.relaying import relay
 from runner_payload.upstream import MAX_RETRIES, Upstream
 from tests.helpers.bare_runner import a_start
 from tests.helpers.upstream import (
@@ -69,6 +70,7 @@ class Asked:
     """One call's outcome."""
 
     def __init__(self) -> None:
+        self.heads: list[Response] = []
         self.pieces: list[bytes] = []
         self.end: End | None = None
         self.failure: Failure | None = None
@@ -76,6 +78,9 @@ class Asked:
     @property
     def text(self) -> str:
         return b"".join(self.pieces).decode()
+
+    def head(self, response: Response) -> None:
+        self.heads.append(response)
 
     async def emit(self, text: bytes) -> None:
         self.pieces.append(text)
@@ -552,10 +557,13 @@ def test_a_renewed_key_is_for_calls_to_come_and_not_for_the_retries_of_those_und
 # --- Models -------------------------------------------------------------------------------------
 
 
+LIST = Request("GET", "models", retries=0)
+
+
 async def models(client: Upstream) -> Asked:
     asked = Asked()
     try:
-        asked.end = await client.models(asked.emit)
+        asked.end = await relay(client, LIST, b"", asked, ask_usage=False)
     except UpstreamFailure as error:
         asked.failure = error.failure
     assert KEY not in str(asked.failure)

@@ -132,7 +132,7 @@ def test_calls_are_multiplexed_and_each_gets_its_own_deltas() -> None:
         sinks = [RecordingSink() for _ in range(3)]
         calls = [opened(runner.link, sink) for sink in sinks]
         for call in calls:
-            await call.send_prompt(b"hi")
+            await call.send_body(b"hi")
         assert (await runner.frame(FrameType.CALL)).payload == CALL.encode()
         first, second, third = (call.call_id for call in calls)
         runner.send(FrameType.DATA, second, b"b1")
@@ -168,7 +168,7 @@ def test_what_is_sent_in_one_turn_leaves_in_one_write() -> None:
     async def scene(runner: PlayedRunner) -> None:
         writes = runner.writes
         for _ in range(10):
-            await opened(runner.link, RecordingSink()).send_prompt(b"hi")
+            await opened(runner.link, RecordingSink()).send_body(b"hi")
         for _ in range(10):
             await runner.frame(FrameType.END)
         assert runner.writes == writes + 1
@@ -180,7 +180,7 @@ def test_a_long_prompt_goes_in_pieces_and_waits_for_credit() -> None:
     async def scene(runner: PlayedRunner) -> None:
         call = opened(runner.link, RecordingSink())
         prompt = bytes(range(256)) * 1024
-        sending = asyncio.ensure_future(call.send_prompt(prompt))
+        sending = asyncio.ensure_future(call.send_body(prompt))
         got = b""
         window = 3 * DATA_BYTES
         while len(got) < window:
@@ -205,7 +205,7 @@ def test_a_full_channel_holds_up_a_prompt_but_no_control_frame() -> None:
         call = opened(runner.link, RecordingSink())
         await runner.frame(FrameType.CALL)
         runner.congested = True
-        sending = asyncio.ensure_future(call.send_prompt(b"hi"))
+        sending = asyncio.ensure_future(call.send_body(b"hi"))
         runner.send(FrameType.PING, 0, b"12345678")
         assert (await runner.frame(FrameType.PONG)).payload == b"12345678"
         assert not sending.done()
@@ -229,7 +229,7 @@ def test_many_prompts_of_one_turn_leave_a_bounded_backlog_before_others_frames()
         runner.write = measured  # type: ignore[method-assign]
         prompt = b"x" * 256 * 1024
         calls = [opened(runner.link, RecordingSink()) for _ in range(40)]
-        await asyncio.gather(*(call.send_prompt(prompt) for call in calls))
+        await asyncio.gather(*(call.send_body(prompt) for call in calls))
         await asyncio.sleep(0)
         sent = sum(len(f.payload) for f in runner.received if f.type == FrameType.DATA)
         assert sent == 40 * len(prompt)
@@ -277,7 +277,7 @@ def test_a_call_that_ends_early_stops_waiting_to_send_its_prompt() -> None:
     async def scene(runner: PlayedRunner) -> None:
         sink = RecordingSink()
         call = opened(runner.link, sink)
-        sending = asyncio.ensure_future(call.send_prompt(b"x" * 5000))
+        sending = asyncio.ensure_future(call.send_body(b"x" * 5000))
         await runner.frame(FrameType.DATA)
         runner.say(FrameType.ERROR, Failure("upstream_rate_limited", "later", 7.0), call.call_id)
         await sending

@@ -1,0 +1,238 @@
+"""What `/transcribe`, `/speak` and `/embed` mean: OpenAI's audio and embeddings API, for curl.
+
+Pure: a request's parameters and body become a request for upstream. What a body does not say is as
+configured. Knows no sockets and no runners.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runner_payload.messages import End
+from runner_payload.messages import Request as UpstreamRequest
+from runner_payload.multipart import (
+    boundary_of,
+    encode_end,
+    encode_field,
+    encode_file_head,
+    new_boundary,
+)
+
+from ..config import Config
+from ..errors import BadRequest, LengthRequired
+from ..http.events import Request
+from ..values import count, number, parse_model, parse_word
+from .accept import preferred
+from .answers import Header, Text
+from .chat import check_coding, check_prompt
+from .openai import is_form, subject_of_form
+from .parameters import Known, Parameters, parse_group, parse_text
+
+# response_format -> what Accept calls it (OpenAI reference, "Create speech").
+FORMATS = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+# What recordings are called, by what they begin with: upstreams go by the name's ending.
+_SOUNDS = (
+    (b"RIFF", 0, "wav"),
+    (b"fLaC", 0, "flac"),
+    (b"OggS", 0, "ogg"),
+    (b"ID3", 0, "mp3"),
+    (b"\x1aE\xdf\xa3", 0, "webm"),
+    (b"ftyp", 4, "m4a"),
+)
+_COMMON: dict[str, Callable[[str], Any]] = {"model": parse_model, "group": parse_group}
+
+
+def _format(text: str) -> str:
+    if text not in FORMATS:
+        raise ValueError(f"a format is one of {', '.join(FORMATS)}")
+    return text
+
+
+_SPEECH: Known = {
+    **_COMMON,
+    "voice": parse_word,
+    "format": _format,
+    "speed": number(0.25, 4),
+    "instructions": parse_text,
+}
+_EMBEDDING: Known = {**_COMMON, "dimensions": count(1, 65536)}
+_TRANSCRIPTION: Known = {
+    **_COMMON,
+    "language": parse_word,
+    "prompt": parse_text,
+    "temperature": number(0, 1),
+}
+
+
+class Plain:
+    """One request of an endpoint, by its head.
+
+    Args:
+        known: its parameters.
+        model: what is asked where the request names none.
+
+    Attributes:
+        model, group: as Call's and Ask's.
+
+    Raises:
+        LengthRequired, UnsupportedMediaType, BadRequest: it is none.
+    """
+
+    path = ""
+
+    def __init__(self, request: Request, known: Known, model: str) -> None:
+        if request.framing is None:
+            raise LengthRequired(
+                f"There is no body; {request.path} needs one: curl -d … or -T FILE."
+            )
+        check_coding(request)
+        self.said = Parameters(request, known).said
+        self.model: str = self.said.pop("model", model)
+        self.group: str | None = self.said.pop("group", None)
+
+    def request(self, request_id: str) -> UpstreamRequest:
+        """The request that goes up, with JSON."""
+        return UpstreamRequest(
+            method="POST",
+            path=self.path,
+            headers=(("content-type", "application/json"), ("x-client-request-id", request_id)),
+            model=self.model,
+            asked_model=self.model,
+        )
+
+
+class Speech(Plain):
+    """`POST /speak` (OpenAI reference, "Create speech")."""
+
+    path = "audio/speech"
+
+    def __init__(self, request: Request, config: Config) -> None:
+        super().__init__(request, _SPEECH, config.speech_model)
+        wanted = preferred(request.headers.get("accept"), list(FORMATS.values()))
+        by_accept = next(name for name, kind in FORMATS.items() if kind == wanted)
+        self._fields = {
+            "response_format": self.said.pop("format", by_accept),
+            "voice": self.said.pop("voice", config.voice),
+            **self.said,
+        }
+
+    def body(self, text: bytes) -> bytes:
+        """The body for upstream.
+
+        Raises:
+            BadRequest: there is nothing to say.
+        """
+        check_prompt(text)
+        return json.dumps({"model": self.model, "input": text.decode(), **self._fields}).encode()
+
+
+class Embedding(Plain):
+    """`POST /embed` (OpenAI reference, "Create embeddings")."""
+
+    path = "embeddings"
+
+    def __init__(self, request: Request, config: Config) -> None:
+        super().__init__(request, _EMBEDDING, config.embedding_model)
+
+    def body(self, text: bytes) -> bytes:
+        """The body for upstream.
+
+        Raises:
+            BadRequest: there is no text.
+        """
+        check_prompt(text)
+        return json.dumps({"model": self.model, "input": text.decode(), **self.said}).encode()
+
+
+class Transcription(Plain):
+    """`POST /transcribe`: a recording as it is, or a form with it as `file`.
+
+    (OpenAI reference, "Create transcription".)
+
+    Attributes:
+        before, behind: what makes a form of the recording, or adds to the client's own.
+    """
+
+    path = "audio/transcriptions"
+
+    def __init__(self, request: Request, config: Config) -> None:
+        super().__init__(request, _TRANSCRIPTION, config.transcription_model)
+        self._sent = request
+        self._model_at: int | None = None
+        self.before = self.behind = b""
+
+    def begin(self, begun: bytes, *, whole: bool) -> None:
+        """Looks at the beginning of the body.
+
+        Raises:
+            BadRequest: it is no recording, or a form that is none.
+        """
+        if not begun:
+            raise BadRequest("The body is empty; it has to be a recording: curl -T talk.mp3 …")
+        if is_form(self._sent):
+            self._content_type = self._sent.headers.get("content-type") or ""
+            subject = subject_of_form(self._sent, begun, whole=whole)
+            boundary = boundary_of(self._content_type)
+            if not begun.startswith(b"--" + boundary):
+                raise BadRequest("The form does not begin with its boundary.")
+            self._add_fields(boundary, subject.model)
+            if subject.model is not None and subject.at is not None:
+                self._model_at = len(self.before) + subject.at
+            return
+        boundary = new_boundary()
+        self._content_type = f"multipart/form-data; boundary={boundary.decode()}"
+        self._add_fields(boundary, None)
+        name = f"recording.{_kind(begun)}"
+        self.before += encode_file_head(boundary, "file", name)
+        self.behind = encode_end(boundary)
+
+    def _add_fields(self, boundary: bytes, model: str | None) -> None:
+        """What the form does not have: `model` is the one that it has."""
+        if model is None:
+            self.before = encode_field(boundary, "model", self.model)
+            self._model_at = len(self.before) - len(self.model.encode()) - 2
+        self.model = model or self.model
+        # Whisper's cannot, and who serves those may not know the field.
+        streams = {} if "whisper" in self.model else {"stream": "true"}
+        for name, value in {**streams, **self.said}.items():
+            self.before += encode_field(boundary, name, str(value))
+
+    def upload(self, request_id: str, *, whole: bool) -> UpstreamRequest:
+        """The request that goes up."""
+        length = self._sent.framing
+        added = len(self.before) + len(self.behind)
+        return UpstreamRequest(
+            method="POST",
+            path=self.path,
+            headers=(("content-type", self._content_type), ("x-client-request-id", request_id)),
+            model=self.model,
+            asked_model=self.model,
+            model_at=self._model_at,
+            streamed=not whole,
+            length=length + added if isinstance(length, int) else None,
+            transcript=True,
+        )
+
+
+class Transcript(Text):
+    """The text of a recording."""
+
+    def head(self) -> tuple[int, Sequence[Header]]:
+        return 200, super().head()[1][:-1]
+
+    def trailers(self, end: End) -> Sequence[Header]:
+        return ()
+
+
+def _kind(begun: bytes) -> str:
+    """What a recording is, for the end of its name; mp3 has no other mark than its frames'."""
+    return next((kind for mark, at, kind in _SOUNDS if begun.startswith(mark, at)), "mp3")
