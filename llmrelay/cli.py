@@ -12,12 +12,12 @@ import signal
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import check, demo, inventory, serve, token, upstreams
+from .commands import chat, check, demo, inventory, serve, token, upstreams
 from .commands.output import OutputLost, remark
 from .errors import ConnectError
 from .signals import EndedBySignal
 
-_COMMANDS = (serve, check, inventory, demo, token, upstreams)
+_COMMANDS = (serve, chat, check, inventory, demo, token, upstreams)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,29 +1,22 @@
 """The demo's client: one prompt to `POST /chat`, as curl sends it, and the answer as it comes.
 
-Blocking, with the standard library's HTTP client, to be run in a thread: what it measures is what
-any other client sees, and a terminal that is slow to print does not hold up the front-end's loop.
-Knows an address and a prompt; demo.py runs it and shows what it brings.
+Blocking, to be run in a thread: what it measures is what any other client sees, and a terminal that
+is slow to print does not hold up the front-end's loop. Knows an address and a prompt; demo.py runs
+it and shows what it brings.
 """
 
 from __future__ import annotations
 
 import codecs
-import contextlib
 import http.client
-import socket
-import threading
 import time
 from collections.abc import Callable
 
+from ..chatting.connection import AskingFailed, Connection, parse_front_end_url
+from ..chatting.terminal import harmless
 from ..values import ListenAddress
 
 _READ_BYTES = 64 * 1024
-# An answer comes from another machine: it may not steer the terminal that shows it.
-_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "?") | {ord(c): c for c in "\t\n"}
-
-
-class AskingFailed(Exception):
-    """There is no answer, or no whole one; says why in a sentence."""
 
 
 class Asking:
@@ -41,10 +34,7 @@ class Asking:
         self.deltas_s = 0.0
         # A prompt that was no text on the command line goes out as the bytes that it was.
         self._body = prompt.encode("utf-8", "surrogateescape")
-        self._connection = http.client.HTTPConnection(address.host, address.port)
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._left = False
+        self._connection = Connection(parse_front_end_url(f"http://{address}"))
 
     def run(self, show: Callable[[str], None]) -> None:
         """Asks, and gives `show` the answer's text piece by piece.
@@ -53,7 +43,6 @@ class Asking:
             AskingFailed: the answer is an error, or was cut, or we left.
         """
         try:
-            self._connect()
             self._ask(show)
         except (OSError, http.client.HTTPException) as error:
             raise AskingFailed(
@@ -64,25 +53,11 @@ class Asking:
 
     def leave(self) -> None:
         """Ends run() from another thread, as Ctrl-C ends curl: the socket closes midway."""
-        with self._lock:
-            self._left = True
-            if self._socket is not None:
-                with contextlib.suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
-
-    def _connect(self) -> None:
-        self._connection.connect()
-        with self._lock:
-            self._socket = self._connection.sock
-            if self._left:
-                raise ConnectionAbortedError
+        self._connection.leave()
 
     def _ask(self, show: Callable[[str], None]) -> None:
         begun_at_s = time.monotonic()
-        self._connection.request("POST", "/chat", self._body)
-        response = self._connection.getresponse()
-        if response.status != http.client.OK:
-            raise AskingFailed(response.read().decode("utf-8", "replace").strip())
+        response = self._connection.post(self._body, {})
         first_at_s = 0.0
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         # One chunk at a time, as each comes.
@@ -92,4 +67,4 @@ class Asking:
             self.deltas += 1
             self.first_delta_s = first_at_s - begun_at_s
             self.deltas_s = now_s - first_at_s
-            show(decoder.decode(piece).translate(_CONTROLS))
+            show(harmless(decoder.decode(piece)))

@@ -19,6 +19,7 @@ import signal
 import sys
 from collections.abc import MutableMapping, Sequence
 
+from ..chatting.connection import AskingFailed
 from ..config import Config
 from ..errors import ConnectError, UnusableConfig
 from ..secret import VARIABLE, Keys
@@ -27,7 +28,7 @@ from ..signals import EndedBySignal
 from ..systemd import Notifier
 from ..upstreams import UPSTREAMS
 from ..values import Listen, ListenAddress, parse_url
-from .asking import Asking, AskingFailed
+from .asking import Asking
 from .local import started_host
 
 DEFAULT_PROMPT = "Explain SSH in one sentence."

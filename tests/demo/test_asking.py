@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from llmrelay.demo.asking import Asking, AskingFailed
+from llmrelay.chatting.connection import AskingFailed
+from llmrelay.demo.asking import Asking
 from llmrelay.http.exchange import Exchange
 from tests.http.live import serving
 
