@@ -98,11 +98,7 @@ class Connection:
         except OSError as error:
             raise AskingFailed("The connection was cut before an answer came.") from error
         except http.client.BadStatusLine as error:
-            if isinstance(error, http.client.RemoteDisconnected):
-                message = "The connection was closed before an answer came."
-            else:
-                message = f"What listens at {self._url} speaks no HTTP."
-            raise AskingFailed(message) from error
+            raise AskingFailed(f"What listens at {self._url} speaks no HTTP.") from error
         except http.client.HTTPException as error:
             raise AskingFailed(f"What {self._url} answered cannot be read.") from error
         return response
