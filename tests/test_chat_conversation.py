@@ -103,6 +103,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(front_end: ScriptedFrontEnd
 
         chat.type("half a questi")
         chat.wait_for("half a questi")
+        chat.wait_until_it_waits()
         chat.type(CTRL_C)
         chat.wait_for("(Ctrl-D leaves)")
         chat.wait_for("> ")

@@ -58,13 +58,17 @@ class Conversation:
         Raises:
             OutputLost: the terminal is gone.
         """
-        self._terminal.note("/help says more, Ctrl-D leaves")
+        hint = "/help says more, Ctrl-D leaves"
         while True:
             try:
+                if hint:
+                    self._terminal.note(hint)
+                hint = ""
                 if not self._turn():
                     return
             except KeyboardInterrupt:
-                self._terminal.note("Ctrl-D leaves")
+                # Said above, where one more Ctrl-C does no harm.
+                hint = "Ctrl-D leaves"
             except EOFError:
                 return
 

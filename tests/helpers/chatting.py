@@ -11,12 +11,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Self
 
 from llmrelay import cli
-from tests.demo.terminal import ROOT, take_as_terminal
+from tests.demo.terminal import ROOT, take_as_terminal, wait_until
 
 LIMIT_S = 20.0
 
@@ -84,6 +85,11 @@ class ChatOnTerminal(AbstractContextManager["ChatOnTerminal"]):
             assert self._read(), f"it ended without {text!r}:\n{self.said}"
         before, _, self.said = self.said.partition(text)
         return before
+
+    def wait_until_it_waits(self) -> None:
+        """Until it sleeps: Python's readline misses a signal that comes as it goes to sleep."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        assert wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", LIMIT_S)
 
     def wait(self) -> int:
         """Reads to its end; the exit status."""

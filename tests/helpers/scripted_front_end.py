@@ -34,7 +34,10 @@ class Asked(BaseHTTPRequestHandler):
         self.body = json.loads(self.raw or b"{}")
         front_end.asked.append(self)
         front_end.came.release()
-        front_end.script(self)
+        try:
+            front_end.script(self)
+        except ConnectionError:
+            front_end.left.set()
 
     def log_message(self, *_: object) -> None:
         """Not on the test's stderr."""
@@ -67,12 +70,8 @@ class Asked(BaseHTTPRequestHandler):
     def wait_until_left(self) -> None:
         """Until the client is gone, which it has to be within the limit."""
         self.connection.settimeout(LIMIT_S)
-        try:
-            gone = not self.connection.recv(1)
-        except ConnectionResetError:
-            gone = True
-        if gone:
-            self.server.front_end.left.set()
+        if not self.connection.recv(1):
+            raise ConnectionError
 
 
 class _Server(ThreadingHTTPServer):
@@ -90,7 +89,7 @@ class ScriptedFrontEnd:
         script: what answers the next request.
         asked: the requests until now.
         came: is released by each of them.
-        left: a client has left while it was waited for.
+        left: a client has left before its answer's end.
         deaf: no body is read, as of one that is too long.
     """
 
