@@ -19,7 +19,7 @@ import pytest
 
 from tests.demo.terminal import ROOT
 from tests.helpers.certificates import Authority
-from tests.helpers.chatting import LIMIT_S, environment, run_chat
+from tests.helpers.chatting import LIMIT_S, ChatOnTerminal, environment, run_chat
 from tests.helpers.scripted_front_end import Asked, Script, ScriptedFrontEnd, says, stalls
 
 TOKEN = "llmrelay-a-token"
@@ -357,24 +357,15 @@ def test_https_asks_only_whom_the_system_trusts(
         assert capfdbinary.readouterr().out == "Hello, wörld".encode()
 
 
-def process(front_end: ScriptedFrontEnd) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "llmrelay", "chat", "hi"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=environment(LLMRELAY_URL=front_end.url), cwd=ROOT,
-    )  # fmt: skip
-
-
 def test_ctrl_c_midway_ends_it_with_130_and_the_front_end_notices(
     front_end: ScriptedFrontEnd,
 ) -> None:
     front_end.script = stalls("Hel", "lo")
-    with process(front_end) as chat:
-        assert chat.stdout is not None
-        assert chat.stdout.read(5) == b"Hello", "as it comes"
-        chat.send_signal(signal.SIGINT)
-        assert chat.communicate(timeout=LIMIT_S) == (b"", b"")
-    assert chat.returncode == 130
+    with ChatOnTerminal("hi", env=environment(LLMRELAY_URL=front_end.url)) as chat:
+        chat.wait_for("Hello")
+        chat.type("\x03")
+        assert chat.wait() == 130
+        assert chat.said == "^C\n"
     assert front_end.left.wait(LIMIT_S)
 
 
@@ -389,7 +380,11 @@ def test_when_nobody_reads_any_more_it_ends_quietly(front_end: ScriptedFrontEnd)
         asked.wait_until_left()
 
     front_end.script = script
-    with process(front_end) as chat:
+    with subprocess.Popen(
+        [sys.executable, "-m", "llmrelay", "chat", "hi"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment(LLMRELAY_URL=front_end.url), cwd=ROOT,
+    ) as chat:  # fmt: skip
         assert chat.stdout is not None
         assert chat.stderr is not None
         assert chat.stdout.read(3) == b"Hel"

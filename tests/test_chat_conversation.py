@@ -36,6 +36,7 @@ def test_each_turn_sends_all_before_it(front_end: ScriptedFrontEnd, tmp_path: Pa
     options = ["-s", "Be brief.", "-m", "m1", "-i", str(tmp_path / "image")]
     with ChatOnTerminal(*options, env=env) as chat:
         chat.wait_for("(/help says more, Ctrl-D leaves)\n")
+        chat.wait_for("\x1b[?2004h")  # asks the terminal to mark what is pasted
         front_end.script = says("I am \x1b[2J", "fine.")
         chat.type("How are you?\r")
         chat.wait_for("I am ?[2Jfine.\n")
@@ -87,6 +88,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(front_end: ScriptedFrontEnd
         chat.type(CTRL_C)
         chat.wait_for("(stopped)")
         assert front_end.left.wait(LIMIT_S), "the front-end can cancel the call"
+        assert front_end.reset, "at once, and not when it next writes"
         chat.wait_for("> ")
 
         front_end.left.clear()
@@ -95,7 +97,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(front_end: ScriptedFrontEnd
         for _ in range(2):
             assert front_end.came.acquire(timeout=LIMIT_S)
         chat.type(CTRL_C)
-        chat.wait_for("(stopped before anything came)")
+        assert chat.wait_for("(stopped before anything came)").endswith(f"^C\n{DIM}")
         assert front_end.left.wait(LIMIT_S)
         story = [("user", "Tell me a story."), ("assistant", "Once upon a time")]
         assert asked(front_end) == [*story, ("user", "What was\nit about?")]

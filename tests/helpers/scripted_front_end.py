@@ -36,7 +36,8 @@ class Asked(BaseHTTPRequestHandler):
         front_end.came.release()
         try:
             front_end.script(self)
-        except ConnectionError:
+        except ConnectionError as error:
+            front_end.reset = isinstance(error, ConnectionResetError)
             front_end.left.set()
 
     def log_message(self, *_: object) -> None:
@@ -90,6 +91,7 @@ class ScriptedFrontEnd:
         asked: the requests until now.
         came: is released by each of them.
         left: a client has left before its answer's end.
+        reset: it did so with a reset, which says that it reads no more.
         deaf: no body is read, as of one that is too long.
     """
 
@@ -103,6 +105,7 @@ class ScriptedFrontEnd:
         self.asked: list[Asked] = []
         self.came = threading.Semaphore(0)
         self.left = threading.Event()
+        self.reset = False
         self.deaf = False
 
     @contextlib.contextmanager
