@@ -166,7 +166,10 @@ def test_url_goes_before_the_environment_and_may_have_a_path(
     monkeypatch.setenv("LLMRELAY_URL", "localhost")
     assert run_chat("hi", "--url", f"{front_end.url}/llm/") == 0
     assert front_end.asked[0].path == "/llm/chat"
-    for variable, url in (("", "http://h/?q"), ("", "http://h:x"), ("LLMRELAY_URL", "localhost")):
+    for variable, url in (
+        ("", "http://h/?q"), ("", "http://h:x"), ("", "http://h..h"), ("", "http://h/ü"),
+        ("", "http://[::"), ("LLMRELAY_URL", "localhost"),
+    ):  # fmt: skip
         assert run_chat("hi", *([] if variable else ["--url", url])) == 2
         complaint = capfdbinary.readouterr().err.decode()
         assert url in complaint
@@ -288,6 +291,7 @@ def refuses(*arguments: Any, **named: Any) -> Script:
     ("script", "shown", "said"),
     [
         (refuses(503, "No runner is ready."), b"", "No runner is ready.\n"),
+        (refuses(401, "A token is needed."), b"", "needed. `llmrelay chat` sends the one in LLM"),
         (refuses(400, "a\x1b[2J\nb"), b"", "a?[2J b\n"),
         (
             refuses(404, '{"error": {"message": "No such model."}}', kind="application/json"),

@@ -15,8 +15,8 @@ from typing import Any, Self
 from ..peer_text import one_line
 from .connection import AskingFailed, Connection, FrontEndUrl, error_message
 
-# Some deltas in a line, or all of an answer that is not streamed.
-_MAX_LINE_BYTES = 16 * 1024 * 1024
+# Some deltas at once, or all of an answer that is not streamed.
+_MAX_EVENT_BYTES = 16 * 1024 * 1024
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 _EVENTS, _JSON = "text/event-stream", "application/json"
@@ -143,9 +143,10 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, bytes]]:
 
     Comments and what comes without data are passed over.
     """
-    name, data = "", list[bytes]()
-    while line := response.readline(_MAX_LINE_BYTES):
-        if not line.endswith(b"\n"):
+    name, data, size_bytes = "", list[bytes](), 0
+    while line := response.readline(_MAX_EVENT_BYTES):
+        size_bytes += len(line)
+        if not line.endswith(b"\n") or size_bytes > _MAX_EVENT_BYTES:
             return  # it ends in the middle of a line, or is too long to be one of ours
         field, _, value = line.rstrip(b"\r\n").partition(b":")
         value = value.removeprefix(b" ")
@@ -156,7 +157,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, bytes]]:
         elif not field and not value and line in (b"\n", b"\r\n"):
             if data:
                 yield name, b"\n".join(data)
-            name, data = "", []
+            name, data, size_bytes = "", [], 0
 
 
 def _expect(kind: str, response: http.client.HTTPResponse) -> http.client.HTTPResponse:

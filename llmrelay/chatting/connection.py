@@ -23,6 +23,9 @@ from .. import __version__
 from ..peer_text import one_line
 from ..values import parse_url
 
+# What says where to ask, and as whom.
+URL_VARIABLE, TOKEN_VARIABLE = "LLMRELAY_URL", "LLMRELAY_TOKEN"
+
 # A host that swallows what is sent to it; one that refuses says so at once.
 CONNECT_LIMIT_S = 10.0
 # Of an error's sentence.
@@ -62,15 +65,18 @@ class FrontEndUrl:
 
 def parse_front_end_url(text: str) -> FrontEndUrl:
     """An http or https URL, where a proxy needs it with a path before ours."""
-    parts = urlsplit(parse_url(text))
-    if parts.query or parts.fragment:
-        raise ValueError(f"{text!r} has more than a path (write http://127.0.0.1:8080)")
+    parse_url(text)
+    unusable = f"{text!r} is no URL of a front-end (write http://127.0.0.1:8080)"
     try:
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"{text!r} cannot be used: {error}") from None
-    if not host:
-        raise ValueError(f"{text!r} names no host")
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        # What cannot go into a request fails here.
+        host.encode("idna")
+        parts.path.encode("ascii")
+    except ValueError:
+        raise ValueError(unusable) from None
+    if not host or parts.query or parts.fragment:
+        raise ValueError(unusable)
     return FrontEndUrl(host, port, parts.path.rstrip("/"), parts.scheme == "https", text)
 
 
@@ -149,6 +155,8 @@ class Connection:
         if not message:
             reason = one_line(f"{response.status} {response.reason}")
             message = f"{self._url} answered {reason}: is it `llmrelay serve`?"
+        elif response.status == http.client.UNAUTHORIZED:
+            message += f" `llmrelay chat` sends the one in {TOKEN_VARIABLE}."
         code = one_line(response.headers.get("X-Error-Code", ""))
         return AskingFailed(message, status=response.status, code=code)
 

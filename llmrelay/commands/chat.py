@@ -13,7 +13,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..chatting.answers import Client
-from ..chatting.connection import AskingFailed, FrontEndUrl, parse_front_end_url
+from ..chatting.connection import (
+    TOKEN_VARIABLE,
+    URL_VARIABLE,
+    AskingFailed,
+    FrontEndUrl,
+    parse_front_end_url,
+)
 from ..chatting.conversation import Conversation, remark_on
 from ..chatting.prompts import (
     STDIN,
@@ -30,7 +36,6 @@ from .output import warn
 if TYPE_CHECKING:
     from .arguments import Subparsers
 
-URL_VARIABLE, TOKEN_VARIABLE = "LLMRELAY_URL", "LLMRELAY_TOKEN"
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 # Of Config's options, those that a question may bring: short names, and what they do here.
