@@ -309,6 +309,7 @@ def refuses(*arguments: Any, **named: Any) -> Script:
             b"Hel",
             "llmrelay: Upstream fell .\n",
         ),
+        (begins(b'event: error\ndata: {"error": "Busy."}\n\n'), b"Hel", ": Busy.\n"),
         (begins(b"event: error\ndata: ?\n\n"), b"Hel", "The answer failed midway.\n"),
         (begins(b"data: ?\n\n"), b"Hel", "none of `llmrelay serve`"),
         (begins(b"data: []\n\n"), b"Hel", "none of `llmrelay serve`"),

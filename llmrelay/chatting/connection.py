@@ -162,9 +162,10 @@ class Connection:
 
 
 def error_message(text: str | bytes) -> str:
-    """The sentence of an error object as OpenAI writes it; empty if there is none."""
+    """The sentence of an error object as OpenAI and its like write it; empty if there is none."""
     try:
-        message = json.loads(text)["error"]["message"]
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError, RecursionError):
         return ""
     return one_line(message) if isinstance(message, str) else ""
