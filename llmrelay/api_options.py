@@ -19,6 +19,7 @@ _PATHS = (
     "completions",
     "responses",
     "responses/*",
+    "responses/*/*",
     "embeddings",
     "models",
     "models/*",

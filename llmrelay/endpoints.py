@@ -70,7 +70,7 @@ class Endpoints:
         request = asked.upload(exchange.request_id, whole=whole)
         attempts = Attempts(self._pool, ask, request, self._config)
         all_of_it = asked.before + begun + (asked.behind if whole else b"")
-        body = Body(all_of_it, whole, asked.behind)
+        body = Body(all_of_it, whole, asked.behind, repeatable=whole)
         await relay(exchange, attempts, body, plain.Transcript, self._config)
 
     async def _begin_upload(self, exchange: Exchange) -> tuple[bytes, bool]:
@@ -84,7 +84,7 @@ class Endpoints:
         """`/v1/…`: what upstream says, byte for byte."""
         request = exchange.request
         path = openai.check_head(request, self._config)
-        if request.method == "GET" and path.partition("/")[0] == "models":
+        if openai.is_about_models(path):
             await self._list_models(exchange, unquote(path.partition("/")[2]))
             return
         begun, whole = b"", True
@@ -104,7 +104,8 @@ class Endpoints:
         opening = chat.conversation(subject.model or "", "", begun)
         ask = self._ask(exchange, subject.model, _group(exchange), opening)
         attempts = Attempts(self._pool, ask, upstream_request, self._config)
-        await relay(exchange, attempts, Body(begun, whole), _form(path, subject), self._config)
+        body = Body(begun, whole, repeatable=whole and openai.is_repeatable(request, path))
+        await relay(exchange, attempts, body, _form(path, subject), self._config)
 
     async def _list_models(self, exchange: Exchange, name: str) -> None:
         """The models of all runners together, or one of them."""

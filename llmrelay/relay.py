@@ -23,6 +23,7 @@ from .api.answers import HEARTBEAT, Form
 from .config import Config
 from .errors import ClientTooSlow, RelayError
 from .http.exchange import Exchange
+from .peer_text import one_line
 from .runners.attempts import Attempts
 from .runners.call import LinkCall
 
@@ -38,11 +39,13 @@ class Body:
         begun: its beginning, or all of it.
         whole: nothing follows that; else the client still sends the rest of its upload.
         behind: goes after the client's last byte.
+        repeatable: it can be sent again, and upstream be asked again.
     """
 
     begun: bytes
     whole: bool = True
     behind: bytes = b""
+    repeatable: bool = True
 
 
 async def relay(
@@ -50,8 +53,8 @@ async def relay(
 ) -> None:
     """Answers `exchange` with what a call says.
 
-    A call whose body is whole is safe to repeat, as all that it does is to cost: before its first
-    byte it may be tried on other runners, however far the one before came with it.
+    A call that is safe to repeat may be tried on other runners before its first byte, however far
+    the one before came with it.
 
     Args:
         form: makes the answer's form, for each attempt.
@@ -107,7 +110,7 @@ class Answer:
     @property
     def repeatable(self) -> bool:
         """Whether another call may be tried."""
-        return not self._begun and self._body.whole
+        return not self._begun and self._body.repeatable
 
     async def come(self, call: LinkCall) -> None:
         """Sends the body to `call`; returns when the answer is whole.
@@ -166,6 +169,8 @@ class Answer:
     # What the link calls: see runners.call.Sink.
 
     def response(self, response: Response) -> None:
+        if (name := dict(response.headers).get("x-upstream-request-id")) is not None:
+            self._exchange.log_fields["upstream_request"] = one_line(name, 100)
         self._form.response(response, opened=self._exchange.started)
 
     def data(self, text: bytes) -> None:

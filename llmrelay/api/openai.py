@@ -46,6 +46,12 @@ _UP = frozenset(
 # No way up, no other host, and nothing that one reads as a part of the path and another does not.
 _PATH = re.compile(r"(?:(?!\.)[A-Za-z0-9_.~:-]+/)*(?!\.)[A-Za-z0-9_.~:-]+")
 _MAX_MODEL_BYTES = 256
+# What can be asked again: all that it does is to cost. What else there may be (files, batches) is
+# asked again only if the client itself has said that it may be.
+_REPEATABLE = re.compile(
+    r"(chat/)?completions|responses|embeddings|moderations|rerank|messages(/count_tokens)?"
+    r"|images/[a-z]+|audio/[a-z]+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +79,24 @@ def check_head(request: Request, config: Config) -> str:
     path = request.path.removeprefix(V1)
     if not _PATH.fullmatch(path) or not _allowed(config.allowed_paths).fullmatch(path):
         raise NotFound(f"There is no {request.path} here; --allow-path says what there is.")
-    if request.method not in METHODS:
-        raise MethodNotAllowed(f"{request.path} takes {', '.join(METHODS)} alone.", allow=METHODS)
+    # The list is of all runners together: there is no upstream to change it at.
+    methods = ("GET",) if is_about_models(path) else METHODS
+    if request.method not in methods:
+        raise MethodNotAllowed(f"{request.path} takes {', '.join(methods)} alone.", allow=methods)
     check_coding(request)
     return path
+
+
+def is_about_models(path: str) -> bool:
+    """Whether it is the list of models, or one of them."""
+    return path.partition("/")[0] == "models"
+
+
+def is_repeatable(request: Request, path: str) -> bool:
+    """Whether upstream may be asked more than once (RFC 9110, section 9.2.2)."""
+    if request.method != "POST" or request.headers.get("idempotency-key") is not None:
+        return True
+    return _REPEATABLE.fullmatch(path) is not None
 
 
 def is_form(request: Request) -> bool:
@@ -152,6 +172,7 @@ def upstream_request(
         model_at=subject.at,
         streamed=streamed,
         length=request.framing if isinstance(request.framing, int) else None,
+        retries=2 if is_repeatable(request, path) else 0,
     )
 
 

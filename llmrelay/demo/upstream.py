@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import Config
@@ -71,6 +71,10 @@ async def _chat_completions(exchange: Exchange) -> None:
     deltas = re.findall(r"\S+\s*", asked.answer())
     whole = asked.max_tokens is None or len(deltas) <= asked.max_tokens
     events = Events(asked.model)
+    if not asked.stream:
+        text = "".join(deltas[: asked.max_tokens])
+        exchange.respond(200, _JSON, events.whole(text, "stop" if whole else "length"))
+        return
     loop = asyncio.get_running_loop()
     exchange.start(200, _EVENT_STREAM)
     exchange.write(events.encode({"role": "assistant", "content": ""}))
@@ -94,6 +98,7 @@ class Asked:
     system: str
     prompt: str
     max_tokens: int | None
+    stream: bool = True
 
     @classmethod
     def decode(cls, body: bytes) -> Asked:
@@ -104,7 +109,7 @@ class Asked:
         """
         try:
             fields = json.loads(body)
-            texts = {m["role"]: m["content"] for m in fields["messages"]}
+            texts = {m["role"]: _text(m["content"]) for m in fields["messages"]}
             limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
             asked = cls(fields["model"], texts.get("system", ""), texts["user"], limit)
             wanted = ((asked.model, str), (asked.system, str), (asked.prompt, str))
@@ -114,9 +119,7 @@ class Asked:
             readable = False
         if not readable:
             raise BadRequest("The body has to be a chat completion request with a user's text.")
-        if not fields.get("stream"):
-            raise BadRequest("The simulated upstream only streams: send `stream: true`.")
-        return asked
+        return replace(asked, stream=fields.get("stream") is True)
 
     def answer(self) -> str:
         """The text that is streamed for it."""
@@ -138,10 +141,24 @@ class Events:
             "model": model,
         }
 
+    def whole(self, text: str, finish_reason: str) -> bytes:
+        """All of it as one object (OpenAI reference, "The chat completion object")."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+        said = {**self._common, "object": "chat.completion", "choices": [choice]}
+        return json.dumps(said).encode()
+
     def encode(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
         """A delta as one server-sent event."""
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         return b"data: %b\n\n" % json.dumps({**self._common, "choices": [choice]}).encode()
+
+
+def _text(content: Any) -> Any:
+    """What is written in a message, which may have images besides."""
+    if not isinstance(content, list):
+        return content
+    return " ".join(part["text"] for part in content if part["type"] == "text")
 
 
 def _beginning(text: str) -> str:

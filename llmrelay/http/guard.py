@@ -173,9 +173,12 @@ def _find_caller(request: Request, tokens: Tokens) -> Caller | None:
     """
     credentials = request.headers.get_all("authorization")
     if not credentials:
+        # Where clients of Anthropic's API have theirs.
+        credentials = [f"Bearer {key}" for key in request.headers.get_all("x-api-key")]
+    if not credentials:
         return None
     if len(credentials) > 1:
-        raise _malformed("Authorization is there twice.")
+        raise _malformed("The token is there twice.")
     scheme, _, token = credentials[0].partition(" ")
     if scheme.lower() != "bearer":  # RFC 9110, section 11.1: case-insensitive
         return None

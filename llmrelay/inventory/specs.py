@@ -67,9 +67,9 @@ def upstream_of(name: str | None, url: str | None) -> tuple[str, str]:
     Raises:
         UnusableConfig: its URL is the operator's own, and is not said.
     """
-    if name is None and url is not None:
-        plain = url.rstrip("/")
-        return next((n for n, row in UPSTREAMS.items() if row.base_url == plain), ""), url
+    own = UPSTREAMS["openai"].base_url
+    if name is None and url is not None and url.rstrip("/") != own:
+        return "", url  # whose key and quirks are not for us to guess
     name = name or "openai"
     url = url or UPSTREAMS[name].base_url
     if url is None:

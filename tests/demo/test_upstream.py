@@ -92,11 +92,15 @@ def test_models_lists_the_default_model() -> None:
     asyncio.run(main())
 
 
-def test_what_is_not_streamed_is_refused_with_a_sentence() -> None:
+def test_an_answer_that_is_not_streamed_comes_as_one_object_and_images_are_let_be() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    seen: Any = {"role": "user", "content": [{"type": "text", "text": "See this"}, image]}
+
     async def main() -> None:
         async with sdk() as client:
-            with pytest.raises(openai.BadRequestError, match="only streams"):
-                await client.chat.completions.create(model="m", messages=[USER])
+            answer = await client.chat.completions.create(model="m", messages=[seen])
+            assert "“See this”" in (answer.choices[0].message.content or "")
+            assert answer.choices[0].finish_reason == "stop"
 
     asyncio.run(main())
 

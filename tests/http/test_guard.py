@@ -256,6 +256,22 @@ def test_a_known_token_says_who_asks(guard: Guard, credentials: str, name: str) 
         assert admission.trusted
 
 
+def test_x_api_key_is_the_token_where_there_is_no_authorization(guard: Guard) -> None:
+    def asked(*fields: str) -> Admission:
+        return guard.check(a_request("localhost", *fields), loopback=False)
+
+    admission = asked(f"X-Api-Key: {ALICE}")
+    assert admission.caller is not None
+    assert admission.caller.name == "alice"
+    both = asked(f"X-Api-Key: {ALICE}", f"Authorization: Bearer {BOB}")
+    assert both.caller is not None
+    assert both.caller.name == "bob"
+    with pytest.raises(Unauthorized):
+        asked("X-Api-Key: unknown-unknown-unknown")
+    with pytest.raises(BadRequest, match="twice"):
+        asked(f"X-Api-Key: {ALICE}", f"X-Api-Key: {BOB}")
+
+
 @pytest.mark.parametrize("values", [[], ["Basic YWxpY2U6eA=="], ["Negotiate"], [""]])
 def test_without_a_token_the_challenge_says_that_one_is_needed_and_no_more(
     guard: Guard, values: list[str]

@@ -70,10 +70,6 @@ class Upstream:
     def renew_key(self, key):
         self.key = key
 
-    async def models(self, emit):
-        await emit(b"m" * 20)
-        return End()
-
     async def stream(self, call, prompt, emit):
         await getattr(self, call.model)(prompt, emit)
         return End("stop")
@@ -513,18 +509,6 @@ def test_a_long_prompt_gets_credit_back_as_it_comes(tmp_path: Path) -> None:
         runner.send_bytes(encode_credit(1, 4096))
         runner.send(FrameType.END, 1, End())
         assert await runner.answer(1) == ("a" * 1024 + "b" * 1024, End("stop"))
-
-    play(tmp_path, scene)
-
-
-def test_a_list_of_models_comes_under_credit_as_an_answer_does(tmp_path: Path) -> None:
-    async def scene(runner: BareRunner) -> None:
-        await runner.start(window_bytes=10)
-        call_id = runner.call("", kind="models")
-        assert await runner.data(call_id, 10) == b"m" * 10
-        assert await runner.answer(runner.call("quick", model="echo")) == ("quick", End("stop"))
-        runner.send_bytes(encode_credit(call_id, 10))
-        assert await runner.answer(call_id) == ("m" * 10, End())
 
     play(tmp_path, scene)
 
