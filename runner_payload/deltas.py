@@ -11,6 +11,7 @@ from typing import Any
 
 import jiter
 
+from .events import Usage
 from .sse import EventDecoder, EventTooLong
 
 MAX_EVENT_BYTES = 1024 * 1024
@@ -32,6 +33,7 @@ class DeltaDecoder:
         done: [DONE] has come.
         events: how many events have come whole, with text or without.
         finish_reason: upstream's, once it has said it.
+        usage: upstream's count, once it has given one.
     """
 
     def __init__(self) -> None:
@@ -39,6 +41,7 @@ class DeltaDecoder:
         self.done = False
         self.events = 0
         self.finish_reason: str | None = None
+        self.usage = Usage()
         self._events = EventDecoder(MAX_EVENT_BYTES)
         self._high_surrogate = ""
 
@@ -85,7 +88,9 @@ class DeltaDecoder:
             message = error.get("message") if isinstance(error, dict) else error
             raise ErrorEvent(message if isinstance(message, str) else "an error without a message")
         choices = event.get("choices")
-        # Usage and other events besides the text have no choices.
+        # Usage has an event of its own, or comes with the last one that has a choice.
+        if isinstance(usage := event.get("usage"), dict):
+            self.usage.take(usage)
         if not choices:
             return ""
         try:

@@ -43,10 +43,11 @@ class Usage:
         found = _USAGE.findall(data)
         for usage in found:
             with contextlib.suppress(ValueError, RecursionError):
-                self._take(json.loads(usage))
+                self.take(json.loads(usage))
         return bool(found)
 
-    def _take(self, usage: dict[str, Any]) -> None:
+    def take(self, usage: dict[str, Any]) -> None:
+        """Takes up one object of usage."""
         # Chat completions and embeddings have the first names, all newer APIs the second.
         for mine, names in (
             ("input_tokens", ("prompt_tokens", "input_tokens")),

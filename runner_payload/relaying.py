@@ -45,13 +45,8 @@ class Answer(Protocol):
         """A piece of its body; waits while the call has no credit."""
 
 
-async def relay(
-    upstream: Upstream, request: Request, body: Body, answer: Answer, *, ask_usage: bool
-) -> End:
+async def relay(upstream: Upstream, request: Request, body: Body, answer: Answer) -> End:
     """Sends `request` and gives `answer` what upstream says.
-
-    Args:
-        ask_usage: ask upstream to count, where the client did not.
 
     Raises:
         UpstreamFailure: no answer, or one that is not whole.
@@ -60,7 +55,7 @@ async def relay(
         raise UpstreamFailure(Failure("bad_request", "The runner relays no such request."))
     asked = False
     if isinstance(body, bytes):
-        body, asked = _rewritten(request, body, ask_usage=ask_usage)
+        body, asked = _rewritten(request, body, ask_usage=upstream.ask_usage)
     sending = Sending(
         upstream.path_of(request.path, request.model), request.query, _headers(request), body
     )
@@ -86,7 +81,7 @@ async def relay(
         if sending.refused:
             raise refusal(sending.refused[0]) from None
         raise
-    return End(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    return End(None, said.retries, usage.input_tokens, usage.output_tokens)
 
 
 def _head(reply: Reply, sending: Sending) -> Pairs:

@@ -87,7 +87,7 @@ class RunningCall:
         try:
             if isinstance(call, Request):
                 body = self._pieces() if call.streamed else self.inbound.take()
-                return await relay(upstream, call, body, self, ask_usage=self._start.ask_usage)
+                return await relay(upstream, call, body, self)
             if call.kind not in ("chat", "messages"):
                 return Failure("bad_request", "The runner knows no such kind of call.")
             return await upstream.stream(call, self.inbound.take().decode(), self.emit)

@@ -1,18 +1,18 @@
-"""One call to the OpenAI-compatible API. The one file that imports openai.
+"""Requests to upstream. The one file that imports openai.
 
-Uses the SDK for what it is good at (auth, base_url, retries, errors, its aiohttp client) and reads
-the streaming response's bytes itself: the SDK's typed iteration costs several times as much per
-delta as its raw response with our split and jiter (`scripts/bench sdk` measures both).
+Uses the SDK for what it is good at (auth, base_url, providers, retries, errors, its aiohttp client)
+and hands over the answer's bytes as they come: the SDK's typed iteration costs several times as
+much per delta as its raw response with our split and jiter (`scripts/bench sdk` measures both).
 
-Knows no frames and no stdio. Whatever goes wrong leaves here as an UpstreamFailure.
+Knows no frames and no stdio, and no more of what is asked than its path. Whatever goes wrong leaves
+here as an UpstreamFailure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -22,14 +22,11 @@ import httpx2
 import openai
 
 from . import failures
-from .deltas import DeltaDecoder, ErrorEvent, NotAnEventStream
+from .chatting import MAX_RETRIES, Emit, chat
 from .failures import UpstreamFailure
 from .messages import Call, End, Start
 from .reply import Reply
 
-# No call is retried more often than this, nor after its first delta.
-MAX_RETRIES = 2
-RETRY_DELAY_S = 0.5
 # A client is better served by an error that says when to come back, or by another runner, than by
 # silence; shorter waits the SDK sits out itself.
 MAX_RETRY_AFTER_S = 5.0
@@ -50,17 +47,11 @@ _TRANSPORT_ERRORS: tuple[type[Exception], ...] = (httpx2.HTTPError, OSError)
 with contextlib.suppress(ImportError):
     _TRANSPORT_ERRORS += (import_module("aiohttp").ClientError,)
 
-Emit = Callable[[bytes], Awaitable[None]]
-
 
 # Asks the SDK for the response as it is, unread; what its own with_streaming_response sets.
 _UNREAD = {"X-Stainless-Raw-Response": "stream"}
-
-
-class _Retries:
-    """How many retries of a call have been taken, by the SDK and by us together."""
-
-    taken = 0
+# In which it says how often it has asked before.
+_RETRY_COUNT = "x-stainless-retry-count"
 
 
 class Upstream:
@@ -70,14 +61,15 @@ class Upstream:
         max_connections: connections to upstream at once; one call needs one.
 
     Attributes:
-        adapter, native: as Start's.
+        adapter, native, max_tokens_field, ask_usage: as Start's.
     """
 
     def __init__(self, start: Start, max_connections: int) -> None:
         self._base_url = start.base_url.rstrip("/")
-        self._max_tokens = start.max_tokens_field
         self.adapter = start.adapter
         self.native = frozenset(start.native.split())
+        self.max_tokens_field = start.max_tokens_field
+        self.ask_usage = start.ask_usage
         self._start = start
         self._http_client = _http_client(max_connections)
         self._clients = self._make_clients()
@@ -97,7 +89,7 @@ class Upstream:
         await self._clients[0].close()
 
     def renew_key(self, key: str) -> None:
-        """Asks with `key` from now on; what is under way keeps the one before, retries too."""
+        """Asks with `key` from now on; what is under way keeps the one before."""
         self._start = replace(self._start, api_key=key)
         self._clients = self._make_clients()
 
@@ -111,6 +103,7 @@ class Upstream:
         retries: int,
         *,
         native: bool = False,
+        decoded: bool = False,
     ) -> AsyncIterator[Reply]:
         """Any request: what upstream answers, be it an event stream, JSON or sound.
 
@@ -119,6 +112,7 @@ class Upstream:
             body: as it is; one that comes bit by bit cannot be sent again.
             retries: how often the SDK may ask again.
             native: it is for upstream's own API, where the key may have a header of its own.
+            decoded: the answer's body is wanted without its Content-Encoding.
 
         Raises:
             UpstreamFailure: an error's status, or an answer that broke off, be it while it is read.
@@ -136,10 +130,17 @@ class Upstream:
             response: httpx2.Response = await ask(
                 f"/{path}", cast_to=httpx2.Response, options=options, **content
             )
-            async with contextlib.aclosing(response):
-                begun = True
-                assert isinstance(response.stream, httpx2.AsyncByteStream), "an async client's"
-                yield Reply(response.status_code, response.headers, response.stream.__aiter__())
+            begun = True
+            taken = int(response.request.headers.get(_RETRY_COUNT, 0))
+            chunks = _body(response, decoded=decoded)
+            reply = Reply(response.status_code, response.headers, chunks, taken)
+            try:
+                yield reply
+            finally:
+                if reply.released:
+                    self._drain(response, reply)
+                else:
+                    await response.aclose()
         except openai.OpenAIError as error:
             raise self._failure(error) from error
         except _TRANSPORT_ERRORS as error:
@@ -154,66 +155,8 @@ class Upstream:
         return path
 
     async def stream(self, call: Call, prompt: str, emit: Emit) -> End:
-        """Gives `emit` the answer's text in UTF-8, as each read from upstream brings it.
-
-        An event without text (a role, a thought) is passed on as none: upstream is alive.
-
-        Raises:
-            UpstreamFailure: no answer, or one that is not whole.
-        """
-        retries = _Retries()
-        clients = self._clients
-        while True:
-            deltas = DeltaDecoder()
-            client = clients[self._left(call, retries)]
-            try:
-                await self._attempt(client, call, prompt, retries, deltas, emit)
-                return End(deltas.finish_reason, retries.taken)
-            except UpstreamFailure as error:
-                if deltas.begun or not error.repeatable or not self._left(call, retries):
-                    raise
-            # The SDK retries up to the response's head; from there to the first delta we do.
-            await asyncio.sleep(RETRY_DELAY_S * 2**retries.taken)
-            retries.taken += 1
-
-    async def _attempt(
-        self,
-        client: openai.AsyncOpenAI,
-        call: Call,
-        prompt: str,
-        retries: _Retries,
-        deltas: DeltaDecoder,
-        emit: Emit,
-    ) -> None:
-        """One answer, with the SDK's retries up to its head, as many as `client` makes."""
-        create = client.chat.completions.with_streaming_response.create
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                response = await stack.enter_async_context(create(**self._parameters(call, prompt)))
-                retries.taken += response.retries_taken
-                kind = response.headers.get("content-type", "")
-                if kind.startswith(("text/html", "application/json")):
-                    raise failures.broken(f"with {kind} and not with an event stream")
-                chunks = _body(response.http_response)
-                await _copy(chunks, deltas, emit)
-                if deltas.done:
-                    self._release(chunks, stack.pop_all())
-        except openai.OpenAIError as error:
-            raise self._failure(error) from error
-        except _TRANSPORT_ERRORS as error:
-            how = "and broke off" if deltas.begun else "with something that is no answer"
-            raise failures.broken(f"{how} ({failures.root_cause(error)})") from error
-        except NotAnEventStream as error:
-            raise failures.broken(f"with {error}") from error
-        except ErrorEvent as error:
-            raise failures.error_event(str(error)) from error
-        if not deltas.done and deltas.finish_reason is None:
-            raise UpstreamFailure(failures.INCOMPLETE, repeatable=True)
-
-    @staticmethod
-    def _left(call: Call, retries: _Retries) -> int:
-        """How often upstream may be asked again."""
-        return max(0, min(call.retries, MAX_RETRIES) - retries.taken)
+        """A chat completion; see chatting.py."""
+        return await chat(self, call, prompt, emit)
 
     def _failure(self, error: openai.OpenAIError) -> UpstreamFailure:
         """What the SDK raised, after its retries, for the wire."""
@@ -225,31 +168,11 @@ class Upstream:
         how = f"cannot be reached: {failures.root_cause(error)}"
         return failures.unreachable(self._base_url, how)
 
-    def _release(self, chunks: AsyncIterator[bytes], response: contextlib.AsyncExitStack) -> None:
-        """The answer is whole; its connection is drained beside the call, which need not wait."""
-        drain = asyncio.get_running_loop().create_task(_drain(chunks, response))
+    def _drain(self, response: httpx2.Response, reply: Reply) -> None:
+        """Reads what is left of an answer that is whole, beside the call, which need not wait."""
+        drain = asyncio.get_running_loop().create_task(_read_to_end(response, reply))
         self._drains.add(drain)
         drain.add_done_callback(self._drains.discard)
-
-    def _parameters(self, call: Call, prompt: str) -> dict[str, Any]:
-        if call.kind == "messages":
-            messages = json.loads(prompt)
-        else:
-            messages = [{"role": "user", "content": prompt}]
-        if call.system:
-            messages.insert(0, {"role": "system", "content": call.system})
-        parameters: dict[str, Any] = {
-            "model": call.model,
-            "messages": messages,
-            "stream": True,
-            self._max_tokens: call.max_tokens,
-            "timeout": _TIMEOUT,
-        }
-        if call.temperature is not None:
-            parameters["temperature"] = call.temperature
-        if call.top_p is not None:
-            parameters["top_p"] = call.top_p
-        return parameters
 
 
 def _client(start: Start, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI:
@@ -276,42 +199,28 @@ def _client(start: Start, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI
     return openai.AsyncOpenAI(api_key=start.api_key, base_url=start.base_url, **options)
 
 
-def _body(response: httpx2.Response) -> AsyncIterator[bytes]:
+def _body(response: httpx2.Response, *, decoded: bool) -> AsyncIterator[bytes]:
     """The body's bytes, as each read brings them.
 
-    Without a Content-Encoding they are taken where the transport hands them over: the generators
-    that decode nothing cost 8 of a delta's 57 µs (`scripts/bench busy`).
+    They are taken where the transport hands them over: the generators that decode nothing cost 8 of
+    a delta's 57 µs (`scripts/bench busy`).
     """
-    if "content-encoding" in response.headers:
+    if decoded and "content-encoding" in response.headers:
         return response.aiter_bytes()
     assert isinstance(response.stream, httpx2.AsyncByteStream), "an async client's response"
     return response.stream.__aiter__()
 
 
-async def _copy(chunks: AsyncIterator[bytes], deltas: DeltaDecoder, emit: Emit) -> None:
-    """Every read's deltas to `emit`, up to [DONE] or the end: the runner's hot path."""
-    events = 0
-    async for chunk in chunks:
-        text = deltas.feed(chunk)
-        # Comments and parts of events are no sign of life worth passing on.
-        if deltas.events != events:
-            events = deltas.events
-            await emit(text)
-        if deltas.done:
-            return
-    await emit(deltas.finish())
-
-
-async def _drain(chunks: AsyncIterator[bytes], response: contextlib.AsyncExitStack) -> None:
-    """Reads what follows [DONE], so that the connection can be used again, and closes."""
+async def _read_to_end(response: httpx2.Response, reply: Reply) -> None:
+    """So that the connection can be used again."""
 
     async def read() -> None:
-        async for _ in chunks:
+        async for _ in reply.chunks:
             pass
 
     # The answer is whole: whatever happens to the connection now is no failure of the call.
     with contextlib.suppress(asyncio.TimeoutError, *_TRANSPORT_ERRORS):
-        async with response:
+        async with contextlib.aclosing(response):
             await asyncio.wait_for(read(), DRAIN_S)
 
 

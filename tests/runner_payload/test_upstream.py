@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager
 import openai
 import pytest
 
-from runner_payload import log, upstream
+from runner_payload import chatting, log
+from runner_payload.chatting import MAX_RETRIES
 from runner_payload.failures import UpstreamFailure
 from runner_payload.messages import Call, End, Failure, Request, Response
 from runner_payload.relaying import relay
-from runner_payload.upstream import MAX_RETRIES, Upstream
+from runner_payload.upstream import Upstream
 from tests.helpers.bare_runner import a_start
 from tests.helpers.upstream import (
     CleanEnd,
@@ -52,7 +53,7 @@ OK = answer("fine")
 @pytest.fixture(autouse=True, params=["aiohttp", "httpx"])
 def stack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test runs with aiohttp and as if aiohttp was not installed; no retry waits long."""
-    monkeypatch.setattr(upstream, "RETRY_DELAY_S", 0.005)
+    monkeypatch.setattr(chatting, "RETRY_DELAY_S", 0.005)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
     monkeypatch.setattr(log, "_secrets", [KEY])
     # No TLS here, and reading the certificates is most of what a client costs.
@@ -157,7 +158,7 @@ def test_parameters_are_sent_when_they_are_given_and_zero_is_given() -> None:
 def test_the_limit_of_tokens_goes_by_the_name_that_upstream_gives_it(name: str) -> None:
     async def scene() -> None:
         async with client_of("http://127.0.0.1:8000/v1", max_tokens_field=name) as client:
-            parameters = client._parameters(CALL, "hi")
+            parameters = chatting._parameters(client, CALL, "hi")
             assert {key for key in parameters if "tokens" in key} == {name}
             assert parameters[name] == 1024
 
@@ -532,10 +533,12 @@ def test_a_retry_after_that_makes_no_sense_does_no_harm() -> None:
 # --- Another key --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["500", "cut behind the head"])
-def test_a_renewed_key_is_for_calls_to_come_and_not_for_the_retries_of_those_under_way(
-    name: str,
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "retried_with"), [("500", KEY), ("cut behind the head", "sk-renewed")]
+)
+def test_a_renewed_key_is_for_what_is_asked_from_then_on(name: str, retried_with: str) -> None:
+    """The SDK's own retries belong to what was asked before."""
+
     async def scene() -> None:
         fault: Script = [WaitFor("renewed"), *BEFORE_THE_FIRST_DELTA[name]]
         async with (
@@ -549,7 +552,7 @@ def test_a_renewed_key_is_for_calls_to_come_and_not_for_the_retries_of_those_und
             server.open("renewed")
             assert (await before).end == End("stop", 1)
             keys = [request.headers["authorization"] for request in server.requests]
-            assert keys == [f"Bearer {KEY}", "Bearer sk-renewed", f"Bearer {KEY}"]
+            assert keys == [f"Bearer {KEY}", "Bearer sk-renewed", f"Bearer {retried_with}"]
 
     limited(scene)
 
@@ -563,7 +566,7 @@ LIST = Request("GET", "models", retries=0)
 async def models(client: Upstream) -> Asked:
     asked = Asked()
     try:
-        asked.end = await relay(client, LIST, b"", asked, ask_usage=False)
+        asked.end = await relay(client, LIST, b"", asked)
     except UpstreamFailure as error:
         asked.failure = error.failure
     assert KEY not in str(asked.failure)
