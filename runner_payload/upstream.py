@@ -52,6 +52,8 @@ with contextlib.suppress(ImportError):
 _UNREAD = {"X-Stainless-Raw-Response": "stream"}
 # In which it says how often it has asked before.
 _RETRY_COUNT = "x-stainless-retry-count"
+# Carries a form's Content-Type past the SDK, which takes no bytes for a form (_own_content_type).
+_FORM_TYPE = "x-llmrelay-content-type"
 
 
 class Upstream:
@@ -121,6 +123,9 @@ class Upstream:
         own: dict[str, Any] = {}
         if native and start.key_header:
             own = {start.key_header: start.api_key, "Authorization": openai.Omit()}
+        content_type = headers.get("content-type", "")
+        if content_type.lower().startswith("multipart/"):
+            own |= {"content-type": "application/octet-stream", _FORM_TYPE: content_type}
         client = self._clients[min(retries, MAX_RETRIES) if isinstance(body, bytes) else 0]
         options: Any = {"headers": {**headers, **own, **_UNREAD}, "timeout": _TIMEOUT}
         begun = False
@@ -233,12 +238,18 @@ def _http_client(max_connections: int) -> httpx2.AsyncClient:
             max_keepalive_connections=100,
             keepalive_expiry=30.0,
         ),
-        "event_hooks": {"response": [_no_long_waits]},
+        "event_hooks": {"request": [_own_content_type], "response": [_no_long_waits]},
     }
     try:
         return openai.DefaultAioHttpClient(**options)
     except RuntimeError:  # aiohttp is not there, or older than the SDK wants
         return openai.DefaultAsyncHttpxClient(**options)
+
+
+async def _own_content_type(request: httpx2.Request) -> None:
+    """A form's bytes are the client's, boundary and all; the SDK makes forms itself or none."""
+    if (content_type := request.headers.pop(_FORM_TYPE, None)) is not None:
+        request.headers["content-type"] = content_type
 
 
 async def _no_long_waits(response: httpx2.Response) -> None:
