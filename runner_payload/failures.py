@@ -7,6 +7,7 @@ bodies and headers, but not openai: upstream.py takes those out of the SDK's exc
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -27,6 +28,11 @@ _CODE_OF_STATUS = {
     422: "upstream_unprocessable",
     429: "upstream_rate_limited",
 }
+
+# How deep error bodies are looked into for words.
+_MAX_NESTED = 6
+# A key that is refused as a bad request (Google and xAI, each on its page about errors).
+_BAD_KEY = re.compile("API key not valid|Incorrect API key provided", re.IGNORECASE)
 
 # Longer error bodies are none that anybody has written.
 MAX_SHOWN_BYTES = 16 * 1024
@@ -109,6 +115,9 @@ def refused(
         body: `content`, as the SDK has understood it.
     """
     code = _CODE_OF_STATUS.get(status)
+    message = _message(body)
+    if status == 400 and _BAD_KEY.search(message):
+        code = "upstream_auth"
     if code == "upstream_auth":
         text = (
             f"The upstream refuses this relay's key (status {status});"
@@ -117,7 +126,6 @@ def refused(
         return UpstreamFailure(Failure(code, text))
     if code is None:
         code = "upstream_bad_request" if 400 <= status < 500 else "upstream_unavailable"
-    message = _message(body)
     said = f": {message}" if message else "."
     wait_s = retry_after_s(headers) if status == 429 else None
     text = one_line(f"The upstream answered {status}{said}")
@@ -136,7 +144,8 @@ def _shown(content: bytes) -> str:
         body = json.loads(text)
     except (ValueError, RecursionError):
         return ""
-    return log.concealed(text) if isinstance(body, dict) and body.get("error") else ""
+    is_one = isinstance(body, dict) and isinstance(body.get("error"), dict)
+    return log.concealed(text) if is_one else ""
 
 
 def passed_down(headers: Mapping[str, str]) -> Pairs:
@@ -149,9 +158,18 @@ def passed_down(headers: Mapping[str, str]) -> Pairs:
 
 
 def _message(body: object) -> str:
-    """What an error body says: OpenAI's `message`, FastAPI's `detail`, or plain text."""
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("detail") or body.get("error")
+    """What an error body says: OpenAI's `message`, FastAPI's `detail`, or plain text.
+
+    They stand in one another (Mistral, ElevenLabs), and in a list (Google).
+    """
+    for _ in range(_MAX_NESTED):
+        if isinstance(body, list):
+            body = body[0] if body else None
+        elif isinstance(body, dict):
+            names = ("error", "message", "detail", "msg")
+            body = next((body[name] for name in names if body.get(name)), None)
+        else:
+            break
     return body.strip() if isinstance(body, str) else ""
 
 
