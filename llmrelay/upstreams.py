@@ -100,8 +100,8 @@ UPSTREAMS: dict[str, KnownUpstream] = {
         max_tokens=_MAX_COMPLETION_TOKENS,
         example_url="https://RESOURCE.openai.azure.com/openai/v1",
         notes="A model is the name of a deployment. A base URL that ends in /openai/v1 is the v1"
-        " API, without api-version; for a dated one give https://RESOURCE.openai.azure.com/openai"
-        "?api-version=2024-10-21.",
+        " API, without api-version; at https://RESOURCE.openai.azure.com/openai the API of"
+        " 2024-10-21 is called, with the deployment in the path.",
     ),
     "anthropic": KnownUpstream(
         title="Anthropic",
@@ -172,8 +172,8 @@ UPSTREAMS: dict[str, KnownUpstream] = {
             "images/edits",
         ),
         max_tokens=_MAX_COMPLETION_TOKENS,
-        notes="messages is not served: xAI has deprecated it. Speech is not served: its API is not"
-        " OpenAI's.",
+        notes="images/edits takes JSON, not a form. messages is not served: xAI has deprecated it."
+        " Speech is not served: its API is not OpenAI's.",
     ),
     "cohere": KnownUpstream(
         title="Cohere",
