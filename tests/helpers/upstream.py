@@ -15,7 +15,7 @@ import asyncio
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -105,8 +105,9 @@ class ScriptedUpstream:
 
     `script` answers every chat completion, and may be a function of the request (use one for a
     generator, which can be read only once). `queue` holds scripts for the first requests, one for
-    each; when it is empty, `script` answers again. Both may be changed while it serves. A mistake
-    in a script, or a request that is not HTTP, is raised when the context ends.
+    each; when it is empty, `script` answers again. Both may be changed while it serves. `paths`
+    answers other targets, such as /v1/embeddings, whatever the method (openai_api.py has them all).
+    A mistake in a script, or a request that is not HTTP, is raised when the context ends.
     """
 
     def __init__(
@@ -115,11 +116,13 @@ class ScriptedUpstream:
         *,
         queue: Iterable[ScriptSource] = (),
         models: Iterable[str] = ("gpt-4o-mini",),
+        paths: Mapping[str, ScriptSource] | None = None,
         send_buffer_bytes: int | None = None,
     ) -> None:
         self.script: ScriptSource = answer("Hello", ", ", "world") if script is None else script
         self.queue: deque[ScriptSource] = deque(queue)
         self.models = tuple(models)
+        self.paths = dict(paths or {})
         self.requests: list[Recorded] = []
         self.failures: list[BaseException] = []
         self.connections_total = 0
@@ -233,6 +236,9 @@ class ScriptedUpstream:
             if recorded.method != "POST":
                 return [Status(405, {"allow": "POST"}, message="only POST")]
             source = self.queue.popleft() if self.queue else self.script
+            return source(recorded) if callable(source) else source
+        if target in self.paths:
+            source = self.paths[target]
             return source(recorded) if callable(source) else source
         if target == "/v1/models":
             if recorded.method != "GET":
