@@ -156,7 +156,8 @@ cancelled() {
     json chat/completions "$body" --max-time 1 >got 2>&1
     [ $? = 28 ] || echo "curl did not end at its time limit"
     holds "$(cat got)" '"content": "one"'
-    got=$(json chat/completions "{\"model\": \"was-closed\", $said}" --max-time 1)
+    # Upstream answers once the client of the endless answer to this prompt has left, in time.
+    got=$(json chat/completions "{\"model\": \"was-closed\", $said}")
     holds "$got" '"content": "closed"'
 }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import time
 from typing import Any
 
 import openai
@@ -19,7 +18,6 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings  # type: ignore[import
 
 from tests.clients.report import (
     ANSWER,
-    CANCEL_LIMIT_S,
     FITTING,
     LIMIT_S,
     MODEL,
@@ -153,14 +151,6 @@ def embeddings() -> None:
     equal(maker.embed_documents(["a", "abc"]), [[1.0, 0.5, -1.25], [3.0, 0.5, -1.25]])
 
 
-async def check_closed(prompt: str) -> None:
-    """Upstream answers when the client of the endless answer to this prompt has left."""
-    since_s = time.monotonic()
-    await llm("was-closed", timeout=CANCEL_LIMIT_S).ainvoke(prompt)
-    took_s = time.monotonic() - since_s
-    assert took_s < CANCEL_LIMIT_S, f"closed after {took_s:.2f} s"
-
-
 @report("async cancelled midway")
 async def cancel() -> None:
     begun = asyncio.Event()
@@ -173,7 +163,8 @@ async def cancel() -> None:
     await begun.wait()
     reading.cancel()
     await asyncio.wait([reading])
-    await check_closed("langchain")
+    # Upstream answers once the client of the endless answer to this prompt has left, in time.
+    equal((await llm("was-closed").ainvoke("langchain")).content, "closed")
 
 
 def refusal(model: str, **options: Any) -> openai.APIStatusError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from typing import Any
 
 import litellm  # type: ignore[import-not-found]
@@ -17,7 +16,6 @@ import pydantic
 
 from tests.clients.report import (
     ANSWER,
-    CANCEL_LIMIT_S,
     FITTING,
     LIMIT_S,
     MODEL,
@@ -185,10 +183,9 @@ async def cancel() -> None:
     stream = await litellm.acompletion("openai/endless", asked, stream=True, **HERE)
     equal((await anext(aiter(stream))).choices[0].delta.content, "one")
     await stream.aclose()
-    since_s = time.monotonic()
-    await litellm.acompletion("openai/was-closed", asked, **(HERE | {"timeout": CANCEL_LIMIT_S}))
-    took_s = time.monotonic() - since_s
-    assert took_s < CANCEL_LIMIT_S, f"closed after {took_s:.2f} s"
+    # Upstream answers once the client of the endless answer to this prompt has left, in time.
+    made = await litellm.acompletion("openai/was-closed", asked, **HERE)
+    equal(made.choices[0].message.content, "closed")
 
 
 def refusal(model: str, **options: Any) -> Any:

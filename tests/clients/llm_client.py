@@ -19,7 +19,6 @@ from typing import Any
 
 from tests.clients.report import (
     ANSWER,
-    CANCEL_LIMIT_S,
     FITTING,
     LIMIT_S,
     MODEL,
@@ -149,12 +148,10 @@ def cancel() -> None:
     assert running.stdout is not None
     equal(running.stdout.read(3), b"one")
     running.send_signal(signal.SIGINT)
-    since_s = time.monotonic()
-    said("--no-stream", "llm", model="was-closed")
-    took_s = time.monotonic() - since_s
     running.wait(LIMIT_S)
     running.stdout.close()
-    assert took_s < CANCEL_LIMIT_S, f"closed after {took_s:.2f} s"
+    # Upstream answers once the client of the endless answer to this prompt has left, in time.
+    equal(said("--no-stream", "llm", model="was-closed"), "closed\n")
 
 
 @report("unknown model")

@@ -12,7 +12,6 @@ globalThis.File ??= File;
 
 const [baseURL, apiKey] = process.argv.slice(2);
 const LIMIT_MS = 10_000;
-const CANCEL_LIMIT_MS = 1000;
 const SPEECH_GAP_MS = 150;
 const SPEECH_BYTES = 200_000;
 const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: LIMIT_MS });
@@ -49,14 +48,11 @@ async function collect(stream, textOf) {
   return texts;
 }
 
-// Upstream answers when the client of the endless answer to this prompt has left.
-async function checkClosed(prompt, sinceMs) {
-  await client.chat.completions.create(
-    { model: "was-closed", messages: saying(prompt) },
-    { timeout: CANCEL_LIMIT_MS },
-  );
-  const tookMs = performance.now() - sinceMs;
-  assert(tookMs < CANCEL_LIMIT_MS, `closed after ${tookMs} ms`);
+// Upstream answers once the client of the endless answer to this prompt has left, in time.
+async function checkClosed(prompt) {
+  const messages = saying(prompt);
+  const made = await client.chat.completions.create({ model: "was-closed", messages });
+  assert.equal(made.choices[0].message.content, "closed");
 }
 
 async function refusal(kind, body, options) {
@@ -221,7 +217,7 @@ const features = {
       assert.equal(chunk.choices[0].delta.content, "one");
       break; // which aborts the request
     }
-    await checkClosed(content, performance.now());
+    await checkClosed(content);
   },
   "speech, cancelled midway": async () => {
     const input = "node speaks";
@@ -231,7 +227,7 @@ const features = {
     );
     await response.body.getReader().read();
     leaving.abort();
-    await checkClosed(input, performance.now());
+    await checkClosed(input);
   },
   "unknown model": async () => {
     const error = await refusal("NotFoundError", { model: "no-such-model" });

@@ -19,7 +19,6 @@ import pydantic
 from tests.clients import python_openai_async
 from tests.clients.report import (
     ANSWER,
-    CANCEL_LIMIT_S,
     DOCUMENT,
     FITTING,
     LIMIT_S,
@@ -283,14 +282,11 @@ def speech() -> None:
 # --- What does not go well ----------------------------------------------------------------------
 
 
-def check_closed(prompt: str, since_s: float) -> None:
-    """Upstream answers when the client of the endless answer to this prompt has left."""
+def check_closed(prompt: str) -> None:
+    """Upstream answers once the client of the endless answer to this prompt has left, in time."""
     messages: Messages = [{"role": "user", "content": prompt}]
-    client.with_options(timeout=CANCEL_LIMIT_S).chat.completions.create(
-        model="was-closed", messages=messages
-    )
-    took_s = time.monotonic() - since_s
-    assert took_s < CANCEL_LIMIT_S, f"closed after {took_s:.2f} s"
+    made = client.chat.completions.create(model="was-closed", messages=messages)
+    equal(made.choices[0].message.content, "closed")
 
 
 @report("cancelled midway")
@@ -299,7 +295,7 @@ def cancel() -> None:
     stream = client.chat.completions.create(model="endless", messages=messages, stream=True)
     equal(next(iter(stream)).choices[0].delta.content, "one")
     stream.close()
-    check_closed("python", time.monotonic())
+    check_closed("python")
 
 
 @report("speech, cancelled midway")
@@ -307,7 +303,7 @@ def cancel_speech() -> None:
     making = client.audio.speech.with_streaming_response
     with making.create(model="endless", voice="alloy", input="python speaks") as response:
         assert next(response.iter_bytes())
-    check_closed("python speaks", time.monotonic())
+    check_closed("python speaks")
 
 
 def refusal(model: str, key: str | None = None) -> openai.APIStatusError:

@@ -15,13 +15,13 @@ import base64
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from tests.helpers import openai_objects as objects
 from tests.helpers.multipart import Part, parse_form
-from tests.helpers.openai_objects import Object, example
+from tests.helpers.openai_objects import Object, example, said, sha256
 from tests.helpers.upstream import (
     Cut,
     Headers,
@@ -53,6 +53,8 @@ TROUBLE: dict[str, Status] = {
 # error event; "busy-once" is so when a prompt first comes; ENDLESS says a word and no more, and
 # "was-closed" answers as soon as the client of the ENDLESS answer to the same prompt has left.
 ENDLESS = "endless"
+# Of the time from when that was asked. The client left before, on the same way.
+CANCEL_LIMIT_S = 1.0
 
 SPEECH_BYTES = 200_000
 # Sound comes in pieces, and this long after the first one the others.
@@ -75,10 +77,6 @@ class Refused(Exception):
 def sound(words: str) -> bytes:
     """What /v1/audio/speech makes of words; a client can tell for itself."""
     return hashlib.shake_256(words.encode()).digest(SPEECH_BYTES)
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 class OpenAIApi:
@@ -181,7 +179,7 @@ class OpenAIApi:
 
     def _chat(self, asked: Object, recorded: Recorded) -> Script:
         model, messages = asked["model"], asked["messages"]
-        if special := self._special(model, _said(messages[-1]["content"]), recorded):
+        if special := self._special(model, said(messages[-1]["content"]), recorded):
             return special
         wanted = (asked.get("response_format") or {}).get("json_schema")
         if asked.get("tools") and messages[-1]["role"] != "tool":
@@ -215,8 +213,7 @@ class OpenAIApi:
                 self._were_busy.add(prompt)
                 return [replace(TROUBLE["busy"], headers={"retry-after": "1"})]
             case "was-closed":
-                left = WaitFor(self._endless[prompt].client_closed)
-                return [left, _whole(objects.chat_whole(model, {"content": "closed"}))]
+                return _was_closed(self._endless[prompt], recorded)
         return None
 
     def _responses(self, asked: Object, recorded: Recorded) -> Script:
@@ -225,13 +222,13 @@ class OpenAIApi:
         last = items[-1]
         wanted = (asked.get("text") or {}).get("format") or {}
         if asked["model"] == ENDLESS:
-            self._endless[_said(last["content"])] = recorded
+            self._endless[said(last["content"])] = recorded
             item = objects.response_message("one")
             return [Raw(next(iter(objects.response_stream(asked, item)))), Silence()]
         if last.get("type") == "function_call_output":
             calls = [each for each in items if each.get("type") == "function_call"]
             _check_call(last["call_id"], calls[-1]["call_id"])
-            item = objects.response_message(f"You said: {_said(last['output'])}")
+            item = objects.response_message(f"You said: {said(last['output'])}")
         elif asked.get("tools"):
             tool = asked["tools"][0]
             arguments = json.dumps(example(tool["parameters"]), ensure_ascii=False)
@@ -258,6 +255,17 @@ class OpenAIApi:
         return [begin, Raw(first), Pause(SPEECH_PAUSE_S), *later]
 
 
+def _was_closed(endless: Recorded, recorded: Recorded) -> Iterator[Step]:
+    """Answers when that has ended, to a client that left it before it asked."""
+    yield WaitFor(endless.client_closed)
+    assert endless.closed_at is not None
+    late_s = endless.closed_at - recorded.opened_at
+    if late_s < CANCEL_LIMIT_S:
+        yield _whole(objects.chat_whole(recorded.json["model"], {"content": "closed"}))
+    else:
+        yield Status(400, message=f"closed after {late_s:.1f} s", code="refused")
+
+
 def _check_call(got: str, wanted: str) -> None:
     if (got, wanted) != (objects.CALL_ID, objects.CALL_ID):
         raise Refused(f"the answer to another call: {got}")
@@ -277,37 +285,7 @@ def _text_for(messages: list[Object], wanted: Object | None) -> str:
         if not wanted["name"]:
             raise Refused("a schema without a name")
         return json.dumps(example(wanted["schema"]), ensure_ascii=False)
-    return f"You said: {', then '.join(_said(message['content']) for message in messages)}"
-
-
-def _said(content: Any) -> str:
-    """A message's text; what else is in it is named by its bytes' SHA-256."""
-    if isinstance(content, str):
-        return content
-    return " ".join(_part_said(part) for part in content)
-
-
-def _part_said(part: Object) -> str:
-    match part["type"]:
-        case "text" | "input_text" | "output_text":
-            return str(part["text"])
-        case "image_url":
-            return _data_said(part["image_url"]["url"])
-        case "input_image":
-            return _data_said(part["image_url"])
-        case "file" | "input_file":
-            return _data_said(part.get("file", part)["file_data"])
-        case "input_audio":
-            return sha256(base64.b64decode(part["input_audio"]["data"], validate=True))
-        case other:
-            raise Refused(f"no such part: {other}")
-
-
-def _data_said(url: str) -> str:
-    head, comma, data = url.partition(";base64,")
-    if not head.startswith("data:") or not comma:
-        raise Refused(f"not a data URL: {url[:60]}")
-    return sha256(base64.b64decode(data, validate=True))
+    return f"You said: {', then '.join(said(message['content']) for message in messages)}"
 
 
 def _completions(asked: Object, _: Recorded) -> Script:
@@ -391,7 +369,7 @@ def _rerank(asked: Object, _: Recorded) -> Script:
 def _messages(asked: Object, recorded: Recorded) -> Script:
     if recorded.headers.get("anthropic-version") != "2023-06-01" or asked["max_tokens"] < 1:
         raise Refused("no anthropic-version, or no max_tokens")
-    text = f"You said: {_said(asked['messages'][-1]['content'])}"
+    text = f"You said: {said(asked['messages'][-1]['content'])}"
     if asked.get("stream"):
         return _stream(objects.anthropic_stream(asked["model"], text))
     return [_whole(objects.anthropic_message(asked["model"], text))]

@@ -1,4 +1,4 @@
-"""What OpenAI's API answers, as objects and as events: pure, from a text to the bytes of it.
+"""What OpenAI's API is asked and answers, as objects and as events: pure, from texts to bytes.
 
 Written after OpenAI's API reference, field by field as its SDKs read them; Anthropic's Messages
 have theirs. It may not know requests or connections: openai_api.py decides what to say, and says it
@@ -7,6 +7,8 @@ with these. Standard library only.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -41,6 +43,43 @@ def example(schema: Mapping[str, Any]) -> Any:
             return True
         case _:
             return "Zürich"
+
+
+# --- What was asked -----------------------------------------------------------------------------
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def said(content: Any) -> str:
+    """A message's text; what else is in it is named by its bytes' SHA-256."""
+    if isinstance(content, str):
+        return content
+    return " ".join(_part_said(part) for part in content)
+
+
+def _part_said(part: Object) -> str:
+    match part["type"]:
+        case "text" | "input_text" | "output_text":
+            return str(part["text"])
+        case "image_url":
+            return _data_said(part["image_url"]["url"])
+        case "input_image":
+            return _data_said(part["image_url"])
+        case "file" | "input_file":
+            return _data_said(part.get("file", part)["file_data"])
+        case "input_audio":
+            return sha256(base64.b64decode(part["input_audio"]["data"], validate=True))
+        case other:
+            raise ValueError(f"no such part: {other}")
+
+
+def _data_said(url: str) -> str:
+    head, comma, data = url.partition(";base64,")
+    if not head.startswith("data:") or not comma:
+        raise ValueError(f"not a data URL: {url[:60]}")
+    return sha256(base64.b64decode(data, validate=True))
 
 
 # --- chat/completions and completions -----------------------------------------------------------
