@@ -19,7 +19,7 @@ sum=$(sha256sum a.wav | cut -d' ' -f1)
 ask() {
     path=$1
     shift
-    curl --silent --show-error --no-buffer --max-time 10 --header "Authorization: Bearer $key" \
+    curl --silent --show-error --no-buffer --max-time 20 --header "Authorization: Bearer $key" \
         "$base_url/$path" "$@"
 }
 

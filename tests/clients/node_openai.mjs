@@ -11,7 +11,7 @@ import OpenAI, { toFile } from "openai";
 globalThis.File ??= File;
 
 const [baseURL, apiKey] = process.argv.slice(2);
-const LIMIT_MS = 10_000;
+const LIMIT_MS = 20_000;
 const SPEECH_GAP_MS = 150;
 const SPEECH_BYTES = 200_000;
 const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: LIMIT_MS });

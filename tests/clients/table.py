@@ -44,7 +44,7 @@ FEATURES = {
     "rerank": "/v1/rerank.",
     "messages": "/v1/messages, which is Anthropic's.",
     "messages, streamed": "From message_start to message_stop.",
-    "cancelled midway": "Who stops reading a stream ends upstream's within a second.",
+    "cancelled midway": "Who stops reading a stream ends upstream's: in 0.7 s, or 2 s if busy.",
     "responses, cancelled midway": "The same in /v1/responses.",
     "speech, cancelled midway": "The same in /v1/audio/speech.",
     "unknown model": "404, and the client's error for it.",

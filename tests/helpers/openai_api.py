@@ -54,7 +54,7 @@ TROUBLE: dict[str, Status] = {
 # "was-closed" answers as soon as the client of the ENDLESS answer to the same prompt has left.
 ENDLESS = "endless"
 # Of the time from when that was asked. The client left before, on the same way.
-CANCEL_LIMIT_S = 1.0
+CANCEL_LIMIT_S = 2.0
 
 SPEECH_BYTES = 200_000
 # Sound comes in pieces, and this long after the first one the others.
