@@ -183,6 +183,8 @@ def page() -> str:
         "",
         "TOKEN is one of `--auth-tokens`, or any word where none are asked for"
         " ([access.md](access.md)).",
+        "A client that has its key in `X-Api-Key`, as Anthropic's have, is told one header more:",
+        "`Authorization: Bearer TOKEN`.",
         "",
         "## What works",
         "",
