@@ -88,7 +88,7 @@ def _command(name: str) -> tuple[str, list[str]]:
             return "" if there else f"no openai for Node here ({INSTALL_HINT})", ["node", str(path)]
         case _:
             missing = "" if PYTHON.exists() else f"no {PYTHON.parent.parent.name} ({INSTALL_HINT})"
-            return missing, [str(PYTHON), "-m", f"tests.clients.{name}"]
+            return missing, [str(PYTHON), "-m", "tests.clients", name]
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """langchain-openai: its chat model over both of OpenAI's APIs, and its embeddings.
 
-`python -m tests.clients.langchain_client BASE_URL KEY`. Its errors are openai's. Knows nothing of
+`python -m tests.clients langchain_client BASE_URL KEY`. Its errors are openai's. Knows nothing of
 llmrelay.
 """
 
@@ -224,5 +224,5 @@ def lost_midway() -> None:
     fails_midway("cut-midway")
 
 
-if __name__ == "__main__":
+def run() -> None:
     report.run()

@@ -1,6 +1,6 @@
 """litellm as a client: what it asks of an OpenAI-compatible API, and its own errors.
 
-`python -m tests.clients.litellm_client BASE_URL KEY`. `openai/NAME` is how it is told that a base
+`python -m tests.clients litellm_client BASE_URL KEY`. `openai/NAME` is how it is told that a base
 URL speaks OpenAI's language. Knows nothing of llmrelay.
 """
 
@@ -245,5 +245,5 @@ def lost_midway() -> None:
     assert "Connection error" not in said, said
 
 
-if __name__ == "__main__":
+def run() -> None:
     report.run()

@@ -1,7 +1,7 @@
 """simonw's `llm`: its command, with the model that extra-openai-models.yaml names.
 
-`python -m tests.clients.llm_client BASE_URL KEY`. Its command line is run within this process, as
-its start takes two seconds; but for the cancel, which is Ctrl-C. Knows nothing of llmrelay.
+`python -m tests.clients llm_client BASE_URL KEY`. Its command line is run within this process, as
+its start takes two seconds. Knows nothing of llmrelay.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,6 @@ from typing import Any
 from tests.clients.report import (
     ANSWER,
     FITTING,
-    LIMIT_S,
     MODEL,
     PICTURE,
     PROMPT,
@@ -62,13 +60,13 @@ def settings() -> str:
 (Path(home.name) / "keys.json").write_text(json.dumps({"relay": report.key}))
 
 
-def run(*arguments: str, model: str = MODEL) -> Any:
+def llm(*arguments: str, model: str = MODEL) -> Any:
     return CliRunner().invoke(cli, ["-m", f"my-{model}", *arguments], input="")
 
 
 def said(*arguments: str, model: str = MODEL) -> str:
     """stdout of a command that ends well."""
-    result = run(*arguments, model=model)
+    result = llm(*arguments, model=model)
     equal((result.exit_code, result.stderr), (0, ""))
     return str(result.stdout)
 
@@ -85,7 +83,7 @@ def chat_stream() -> None:
 
 @report("chat, streamed, with usage")
 def chat_stream_usage() -> None:
-    result = run("--usage", PROMPT)
+    result = llm("--usage", PROMPT)
     equal(
         (result.stdout, result.stderr.strip()), (ANSWER + "\n", "Token usage: 11 input, 7 output")
     )
@@ -132,7 +130,7 @@ def responses() -> None:
 
 
 def refusal(model: str, *arguments: str) -> str:
-    result = run(PROMPT, *arguments, model=model)
+    result = llm(PROMPT, *arguments, model=model)
     equal((result.exit_code, result.stdout), (1, ""))
     return str(result.stderr)
 
@@ -143,13 +141,14 @@ def assert_says(text: str, words: Sequence[str]) -> None:
 
 @report("cancelled midway")
 def cancel() -> None:
-    command = [sys.executable, "-m", "llm", "-m", "my-endless", "llm"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert running.stdout is not None
-    equal(running.stdout.read(3), b"one")
-    running.send_signal(signal.SIGINT)
-    running.wait(LIMIT_S)
-    running.stdout.close()
+    def interrupt_once_it_speaks(*_: object) -> None:
+        if b"one" in sys.stdout.buffer.getvalue():  # type: ignore[union-attr] # click's
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, interrupt_once_it_speaks)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    equal(llm("llm", model="endless").stdout, "one")
     # Upstream answers once the client of the endless answer to this prompt has left, in time.
     equal(said("--no-stream", "llm", model="was-closed"), "closed\n")
 
@@ -177,7 +176,7 @@ def upstream_auth() -> None:
 
 
 def fails_midway(model: str) -> str:
-    result = run(PROMPT, model=model)
+    result = llm(PROMPT, model=model)
     equal((result.exit_code, result.stdout), (1, "one two"))
     return str(result.stderr)
 
@@ -193,6 +192,6 @@ def lost_midway() -> None:
     assert "Connection error" not in text, text
 
 
-if __name__ == "__main__":
+def run() -> None:
     with home:
         report.run()

@@ -1,6 +1,6 @@
 """openai for Python, as its users write it: all of the API's paths, whole and streamed.
 
-`python -m tests.clients.python_openai BASE_URL KEY`. What its asynchronous client does stands in
+`python -m tests.clients python_openai BASE_URL KEY`. What its asynchronous client does stands in
 python_openai_async.py and runs behind it, as both take their time to be imported once. Knows
 nothing of llmrelay.
 """
@@ -383,6 +383,6 @@ def headers() -> None:
     equal(raw.headers.get("set-cookie"), None)
 
 
-if __name__ == "__main__":
+def run() -> None:
     report.run()
     python_openai_async.report.run()
