@@ -168,11 +168,9 @@ def rerank() -> None:
 @report("messages")
 async def messages() -> None:
     """Anthropic's, by litellm's provider for that."""
-    # It has the key in x-api-key, which is no token here.
-    authorization = {"Authorization": f"Bearer {report.key}"}
     made = await litellm.anthropic_messages(
-        messages=ASKED, model=f"anthropic/{MODEL}", max_tokens=100, extra_headers=authorization,
-        api_base=report.base_url.removesuffix("/v1"), api_key="of-the-client",
+        messages=ASKED, model=f"anthropic/{MODEL}", max_tokens=100,
+        api_base=report.base_url.removesuffix("/v1"), api_key=report.key,
     )  # fmt: skip
     equal(made["content"][0]["text"], ANSWER)
 

@@ -42,7 +42,7 @@ FEATURES = {
     "speech": "/v1/audio/speech; the sound's bytes are upstream's.",
     "speech, as it comes": "The first bytes are there before upstream has made the rest.",
     "rerank": "/v1/rerank.",
-    "messages": "/v1/messages, which is Anthropic's.",
+    "messages": "/v1/messages, which is Anthropic's; litellm has its token in X-Api-Key.",
     "messages, streamed": "From message_start to message_stop.",
     "cancelled midway": "Who stops reading a stream ends upstream's: in 0.7 s, or 2 s if busy.",
     "responses, cancelled midway": "The same in /v1/responses.",
@@ -183,8 +183,7 @@ def page() -> str:
         "",
         "TOKEN is one of `--auth-tokens`, or any word where none are asked for"
         " ([access.md](access.md)).",
-        "A client that has its key in `X-Api-Key`, as Anthropic's have, is told one header more:",
-        "`Authorization: Bearer TOKEN`.",
+        "Anthropic's clients send it as `X-Api-Key`, which will do, too.",
         "",
         "## What works",
         "",
