@@ -91,8 +91,7 @@ class Asking:
         request = Request(method, path, headers=headers, model=asked_model, asked_model=asked_model)
         taken = Taken()
         try:
-            ask_usage = self.start.ask_usage
-            taken.end = await relay(self.upstream, request, body, taken, ask_usage=ask_usage)
+            taken.end = await relay(self.upstream, request, body, taken)
         except UpstreamFailure as error:
             taken.failure = error.failure
         assert self.provider.mistakes == []
