@@ -81,8 +81,8 @@ class RunnerOptions:
         "FILE",
         parse_path,
         None,
-        "Read the key from FILE; else from the upstream's variable (OPENAI_API_KEY); else ask on"
-        " the terminal.",
+        "Read the key from FILE; else from the upstream's variable (OPENAI_API_KEY, and if that is"
+        " not set, ask on the terminal).",
         RUNNERS,
     )
     remote_python: str = option(

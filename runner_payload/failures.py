@@ -57,6 +57,8 @@ _DOWN = frozenset(
         "x-should-retry",
     }
 )
+# What can stand in a header (RFC 9110, section 5.5), as far as it can be told.
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _DOWN_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 # The front-end's answers have an id of their own.
 _DOWN_AS = {"x-request-id": "x-upstream-request-id", "request-id": "x-upstream-request-id"}
@@ -153,7 +155,7 @@ def passed_down(headers: Mapping[str, str]) -> Pairs:
     return tuple(
         (_DOWN_AS.get(name, name), log.concealed(value))
         for name, value in ((name.lower(), value) for name, value in headers.items())
-        if name in _DOWN or name.startswith(_DOWN_PREFIXES)
+        if (name in _DOWN or name.startswith(_DOWN_PREFIXES)) and _VALUE.fullmatch(value)
     )
 
 

@@ -157,7 +157,7 @@ def upstream_request(
     request: Request, path: str, subject: Subject, request_id: str, *, streamed: bool
 ) -> UpstreamRequest:
     """The request that goes up."""
-    headers = {name: value for name, value in request.headers if name in _UP}
+    headers = {n: value for n, value in request.headers if n in _UP and value.isascii()}
     if request.framing is not None and not is_form(request):
         headers["content-type"] = "application/json"  # curl's -d says otherwise
     headers.setdefault("x-client-request-id", request_id)

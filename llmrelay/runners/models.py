@@ -24,7 +24,9 @@ from .spec import RunnerSpec
 
 logger = logging.getLogger("llmrelay.runner")
 
-LIST_MODELS = Request("GET", "models", retries=0)
+# Whoever asks for the union waits for the slowest.
+_LIST_TIMEOUT_S = 15.0
+LIST_MODELS = Request("GET", "models", timeout_s=_LIST_TIMEOUT_S, retries=0)
 # The longest lists that are known have half a megabyte.
 MAX_LIST_BYTES = 4 * 1024 * 1024
 
