@@ -70,7 +70,7 @@ def test_each_delta_is_a_chunk_that_arrives_before_the_next_is_made(stage: Stage
 
 def test_the_body_is_the_prompt_byte_for_byte(stage: Stage) -> None:
     prompt = "a=1&b=%20+ünïcødé\r\n\ttabs \x00 and 日本語 🎉"
-    for content_type in ("application/x-www-form-urlencoded", "application/json", "x/y"):
+    for content_type in ("application/x-www-form-urlencoded", "application/octet-stream", "x/y"):
         stage.front_end.request("POST", "/chat", prompt.encode(), {"Content-Type": content_type})
     for recorded in stage.upstream.requests:
         assert recorded.json["messages"][-1] == {"role": "user", "content": prompt}

@@ -108,7 +108,7 @@ FAILURES = [
     ({"llmrelay_model_map": "x=gpt-9"}, "upstream", 1, "has no gpt-9"),
     ({"ansible_ssh_common_args": "-o Port=many"}, "settings", 3, "are of no use"),
     ({"ansible_ssh_common_args": "-o ProxyCommand=/no/such"}, "tcp", 10, "cannot be reached"),
-    ({"llmrelay_key_env": "NOT_SET"}, "upstream", 4, "NOT_SET, which llmrelay_key_env names"),
+    ({"llmrelay_key_env": "NOT_SET"}, "upstream", 4, "NOT_SET, where this upstream's key is"),
 ]
 
 
