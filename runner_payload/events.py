@@ -23,7 +23,8 @@ MAX_HELD_BYTES = 1024 * 1024
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
 # With include_usage every other event says that it has none.
 _NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null')
-_BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+# However the line before it ends; nobody ends one with LF and the next with CR.
+_BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 _EVENT = re.compile(rb"(?:[^\r\n]+(?:\r\n|\n|\r))*(?:\r\n|\n|\r)")
 
 
