@@ -56,6 +56,11 @@ _RETRY_COUNT = "x-stainless-retry-count"
 _FORM_TYPE = "x-llmrelay-content-type"
 
 
+# Where the SDK's clients have the key.
+_KEY_HEADERS = ("authorization", "api-key")
+_HOME = "llmrelay_home"
+
+
 class Upstream:
     """The client for one base URL and one key.
 
@@ -73,7 +78,7 @@ class Upstream:
         self.max_tokens_field = start.max_tokens_field
         self.ask_usage = start.ask_usage
         self._start = start
-        self._http_client = _http_client(max_connections)
+        self._http_client = _http_client(max_connections, start)
         self._clients = self._make_clients()
         self._drains: set[asyncio.Task[None]] = set()
 
@@ -229,7 +234,7 @@ async def _read_to_end(response: httpx2.Response, reply: Reply) -> None:
             await asyncio.wait_for(read(), DRAIN_S)
 
 
-def _http_client(max_connections: int) -> httpx2.AsyncClient:
+def _http_client(max_connections: int, start: Start) -> httpx2.AsyncClient:
     """The SDK's aiohttp client where its extra is installed: half the cost of its default one."""
     options: dict[str, Any] = {
         # Both stop at 1,000 connections by themselves, and calls beyond would wait unseen.
@@ -238,7 +243,10 @@ def _http_client(max_connections: int) -> httpx2.AsyncClient:
             max_keepalive_connections=100,
             keepalive_expiry=30.0,
         ),
-        "event_hooks": {"request": [_own_content_type], "response": [_no_long_waits]},
+        "event_hooks": {
+            "request": [_own_content_type, _keys_stay(start.key_header)],
+            "response": [_no_long_waits],
+        },
     }
     try:
         return openai.DefaultAioHttpClient(**options)
@@ -250,6 +258,20 @@ async def _own_content_type(request: httpx2.Request) -> None:
     """A form's bytes are the client's, boundary and all; the SDK makes forms itself or none."""
     if (content_type := request.headers.pop(_FORM_TYPE, None)) is not None:
         request.headers["content-type"] = content_type
+
+
+def _keys_stay(key_header: str) -> Callable[[httpx2.Request], Awaitable[None]]:
+    """No redirect takes the key to another origin; httpx looks after Authorization alone."""
+
+    async def keys_stay(request: httpx2.Request) -> None:
+        # A redirected request has the extensions of the first one.
+        home, url = request.extensions.setdefault(_HOME, request.url), request.url
+        upgraded = (home.scheme, url.scheme, url.host) == ("http", "https", home.host)
+        if url.origin != home.origin and not upgraded:
+            for name in filter(None, (*_KEY_HEADERS, key_header)):
+                request.headers.pop(name, None)
+
+    return keys_stay
 
 
 async def _no_long_waits(response: httpx2.Response) -> None:
