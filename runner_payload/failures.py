@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from . import log
-from .messages import Failure, Pairs
+from .messages import FIELD_VALUE, Failure, Pairs
 
 MAX_TEXT_CHARS = 600
 
@@ -57,9 +57,10 @@ _DOWN = frozenset(
         "x-should-retry",
     }
 )
-# What can stand in a header (RFC 9110, section 5.5), as far as it can be told.
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _DOWN_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+_CODING = "content-encoding"
+# Of all of them together; a frame, which has a limit, has to hold them.
+MAX_DOWN_BYTES = 16 * 1024
 # The front-end's answers have an id of their own.
 _DOWN_AS = {"x-request-id": "x-upstream-request-id", "request-id": "x-upstream-request-id"}
 
@@ -133,7 +134,8 @@ def refused(
     text = one_line(f"The upstream answered {status}{said}")
     failure = Failure(code, text, wait_s)
     if shown := _shown(content):
-        failure = replace(failure, status=status, headers=passed_down(headers), body=shown)
+        down = passed_down(headers, decoded=True)
+        failure = replace(failure, status=status, headers=down, body=shown)
     return UpstreamFailure(failure)
 
 
@@ -150,13 +152,25 @@ def _shown(content: bytes) -> str:
     return log.concealed(text) if is_one else ""
 
 
-def passed_down(headers: Mapping[str, str]) -> Pairs:
-    """Of an answer's headers those that are the client's business; never a cookie."""
-    return tuple(
-        (_DOWN_AS.get(name, name), log.concealed(value))
-        for name, value in ((name.lower(), value) for name, value in headers.items())
-        if (name in _DOWN or name.startswith(_DOWN_PREFIXES)) and _VALUE.fullmatch(value)
-    )
+def passed_down(headers: Mapping[str, str], *, decoded: bool = False) -> Pairs:
+    """Of an answer's headers those that are the client's business; never a cookie.
+
+    Args:
+        decoded: the body has no Content-Encoding any more.
+    """
+    passed: list[tuple[str, str]] = []
+    room = MAX_DOWN_BYTES
+    for name, text in ((name.lower(), text) for name, text in headers.items()):
+        if name not in _DOWN and not name.startswith(_DOWN_PREFIXES):
+            continue
+        # Bytes as Latin-1, as headers are on the channel: what has been read as UTF-8 stays that.
+        value = log.concealed(text).encode("utf-8", "replace").decode("latin-1")
+        size = len(name) + len(value)
+        if size > room or not FIELD_VALUE.fullmatch(value) or (decoded and name == _CODING):
+            continue
+        room -= size
+        passed.append((_DOWN_AS.get(name, name), value))
+    return tuple(passed)
 
 
 def _message(body: object) -> str:

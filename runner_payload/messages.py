@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, TypeVar
 
@@ -33,8 +34,11 @@ def _is_finite(number: Any) -> bool:
 
 M = TypeVar("M", bound="Message")
 
-# Header fields: names in lower case, and values.
+# Header fields: names in lower case, and values, whose characters stand for bytes (Latin-1) and do
+# not end the field (RFC 9110, section 5.5).
 Pairs = tuple[tuple[str, str], ...]
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
+FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -49,11 +53,14 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 def _pairs(items: Any) -> Pairs | None:
-    """A JSON array of pairs of strings; None if it is something else."""
+    """A JSON array of header fields; None if it is something else."""
     pairs = [tuple(item) if isinstance(item, list) else () for item in items]
-    if all(len(pair) == 2 and all(isinstance(each, str) for each in pair) for pair in pairs):
-        return tuple(pairs)
-    return None
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(each, str) for each in pair):
+            return None
+        if not (_FIELD_NAME.fullmatch(pair[0]) and FIELD_VALUE.fullmatch(pair[1])):
+            return None
+    return tuple(pairs)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Message:
             if float in kinds and item is not None and not _is_finite(item):
                 raise RemoteProtocolError(f"{cls.__name__}.{field.name} is no finite number")
             if list in kinds and (item := _pairs(item)) is None:
-                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is not pairs of strings")
+                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is no header fields")
             known[field.name] = item
         return cls(**known)
 
