@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 METHODS = frozenset({"GET", "POST", "DELETE"})
 # No scheme, no host and no way up: the SDK would follow each to somewhere else.
-_PATH = re.compile(r"(?!\.)[A-Za-z0-9_.~:@%-]+(?:/(?!\.)[A-Za-z0-9_.~:@%-]+)*")
+# Nothing escaped either: the HTTP stack decodes before it resolves, so %2e%2e goes up, too.
+_PATH = re.compile(r"(?!\.)[A-Za-z0-9_.~:@-]+(?:/(?!\.)[A-Za-z0-9_.~:@-]+)*")
 # Where a stream can be asked to count its tokens (OpenAI reference, `stream_options`).
 _COUNTED = frozenset({"chat/completions", "completions"})
 # Of an answer that is no stream this much is kept to look for usage in it, from its end.
@@ -56,6 +57,8 @@ async def relay(upstream: Upstream, request: Request, body: Body, answer: Answer
     asked = False
     if isinstance(body, bytes):
         body, asked = _rewritten(request, body, ask_usage=upstream.ask_usage)
+    elif renames_form(request):
+        body = _respelled(body, request)
     sending = Sending(
         upstream.path_of(request.path, request.model), request.query, _headers(request), body
     )
@@ -133,7 +136,8 @@ async def _respelled(pieces: AsyncIterator[bytes], request: Request) -> AsyncIte
     async for piece in pieces:
         before, behind = piece[: max(0, begin - at)], piece[max(0, end - at) :]
         name = request.model.encode() if at <= begin < at + len(piece) else b""
-        yield before + name + behind if at < end else piece
+        if respelled := before + name + behind if at < end else piece:
+            yield respelled
         at += len(piece)
 
 
