@@ -63,7 +63,9 @@ class TranscriptDecoder:
             answer = json.loads(self._whole)
         except (ValueError, RecursionError):
             return bytes(self._whole)  # response_format=text, srt or vtt
-        if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
+        if not isinstance(answer, dict):
+            return bytes(self._whole)  # as text, too: what was spoken may be a number
+        if not isinstance(answer.get("text"), str):
             raise failures.broken("with something that is no transcription")
         return _encoded(answer["text"])
 
@@ -78,15 +80,16 @@ class TranscriptDecoder:
         except (ValueError, RecursionError, AttributeError):
             raise failures.broken("with an event that is no transcription") from None
         if error or kind == "error":
-            message = error.get("message") if isinstance(error, dict) else event.get("message")
-            raise failures.error_event(str(message or "an error without a message"))
+            message = error.get("message") if isinstance(error, dict) else error
+            message = message or event.get("message") or "an error without a message"
+            raise failures.error_event(str(message))
         if kind == "transcript.text.delta":
             self._said = True
-            return _encoded(str(event.get("delta", "")))
+            return _encoded(str(event.get("delta") or ""))
         if kind == "transcript.text.done":
             self._done = True
             # All of it once more, unless there were no deltas.
-            return b"" if self._said else _encoded(str(event.get("text", "")))
+            return b"" if self._said else _encoded(str(event.get("text") or ""))
         return b""
 
 
