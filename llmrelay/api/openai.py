@@ -45,6 +45,7 @@ _UP = frozenset(
 )
 # No way up, no other host, and nothing that one reads as a part of the path and another does not.
 _PATH = re.compile(r"(?:(?!\.)[A-Za-z0-9_.~:-]+/)*(?!\.)[A-Za-z0-9_.~:-]+")
+_A_MODEL = re.compile(r"\Amodels/.+")
 _MAX_MODEL_BYTES = 256
 # What can be asked again: all that it does is to cost. What else there may be (files, batches) is
 # asked again only if the client itself has said that it may be.
@@ -77,7 +78,9 @@ def check_head(request: Request, config: Config) -> str:
         MethodNotAllowed, UnsupportedMediaType
     """
     path = request.path.removeprefix(V1)
-    if not _PATH.fullmatch(path) or not _allowed(config.allowed_paths).fullmatch(path):
+    # A model's name may have anything in it; it is looked up here, and goes nowhere.
+    known = _A_MODEL.sub("models/x", path)
+    if not _PATH.fullmatch(known) or not _allowed(config.allowed_paths).fullmatch(known):
         raise NotFound(f"There is no {request.path} here; --allow-path says what there is.")
     # The list is of all runners together: there is no upstream to change it at.
     methods = ("GET",) if is_about_models(path) else METHODS
@@ -156,8 +159,15 @@ def subject_of_form(request: Request, begun: bytes, *, whole: bool) -> Subject:
 def upstream_request(
     request: Request, path: str, subject: Subject, request_id: str, *, streamed: bool
 ) -> UpstreamRequest:
-    """The request that goes up."""
-    headers = {n: value for n, value in request.headers if n in _UP and value.isascii()}
+    """The request that goes up.
+
+    Raises:
+        BadRequest: it has a header that cannot.
+    """
+    headers = {name: value for name, value in request.headers if name in _UP}
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise BadRequest(f"The header {name} has to be printable ASCII.")
     if request.framing is not None and not is_form(request):
         headers["content-type"] = "application/json"  # curl's -d says otherwise
     headers.setdefault("x-client-request-id", request_id)
@@ -187,9 +197,11 @@ def one_model(model: dict[str, Any]) -> bytes:
 
 
 def _model(name: object) -> str:
-    if not isinstance(name, str) or not name or len(name.encode()) > _MAX_MODEL_BYTES:
+    # Half a surrogate pair, which JSON can have, is no text.
+    encoded = name.encode("utf-8", "replace") if isinstance(name, str) else b""
+    if not 0 < len(encoded) <= _MAX_MODEL_BYTES or encoded.decode() != name:
         raise BadRequest(f"model has to be text of 1 to {_MAX_MODEL_BYTES} bytes.")
-    return name
+    return encoded.decode()
 
 
 def _no_constant(name: str) -> None:
