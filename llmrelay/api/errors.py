@@ -30,7 +30,8 @@ def render_error(
         return error.status, headers, f"{error.message}\n".encode("utf-8", "replace")
     if error.upstream is not None:
         # What the HTTP layer says by itself is not said twice.
-        said = [field for field in error.upstream.headers if field[0] != "retry-after"]
+        twice = "retry-after" if error.retry_after_s is not None else None
+        said = [field for field in error.upstream.headers if field[0] != twice]
         return error.upstream.status, [*said, code], error.upstream.body
     body = json.dumps(error_object(error, anthropic=request.path.startswith(_MESSAGES)))
     return error.status, [("Content-Type", "application/json"), code], body.encode() + b"\n"
@@ -46,7 +47,7 @@ def error_object(error: RelayError, *, anthropic: bool = False) -> dict[str, obj
     if error.upstream is not None:
         try:
             said = json.loads(error.upstream.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         if isinstance(said, dict):
             return said
