@@ -73,4 +73,6 @@ def stage(shared_stage: Stage) -> Stage:
     shared_stage.script.queue.clear()
     shared_stage.script.script = answer("Hello", ", ", "world")
     shared_stage.script.requests.clear()
+    shared_stage.script.paths.clear()
+    shared_stage.script.uploads.clear()
     return shared_stage

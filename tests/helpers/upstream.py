@@ -34,6 +34,7 @@ from tests.helpers.upstream_script import (
     NoAnswer,
     Pause,
     Raw,
+    ReadBody,
     Script,
     Silence,
     Status,
@@ -62,6 +63,7 @@ __all__ = [
     "NoAnswer",
     "Pause",
     "Raw",
+    "ReadBody",
     "Recorded",
     "Script",
     "ScriptSource",
@@ -123,6 +125,8 @@ class ScriptedUpstream:
         self.queue: deque[ScriptSource] = deque(queue)
         self.models = tuple(models)
         self.paths = dict(paths or {})
+        # Targets whose requests are answered from their head on: their scripts read the body.
+        self.uploads: set[str] = set()
         self.requests: list[Recorded] = []
         self.failures: list[BaseException] = []
         self.connections_total = 0

@@ -14,7 +14,7 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +28,7 @@ from tests.helpers.upstream_script import (
     Headers,
     NoAnswer,
     Pause,
+    ReadBody,
     Silence,
     Status,
     Step,
@@ -40,6 +41,9 @@ from tests.helpers.upstream_script import (
 
 if TYPE_CHECKING:
     from tests.helpers.upstream import ScriptedUpstream
+
+# More of an upload than that waits in the kernel, and there in its sender's way.
+MAX_BUFFERED_BYTES = 64 * 1024
 
 # --- What was asked -----------------------------------------------------------------------------
 
@@ -56,8 +60,9 @@ class Recorded:
     path: str
     headers: dict[str, str]
     body: bytes
+    """Of an upload, what was read of it so far."""
     opened_at: float
-    """When the request was read to its end."""
+    """When the request was read to its end; of an upload, its head."""
     closed_at: float | None = None
     """When its answer was complete, or else when its connection was lost or cut."""
     completed: bool = False
@@ -70,6 +75,10 @@ class Recorded:
     """The client closed the connection before the answer was complete."""
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     """Set with `closed_at`, whoever ended it."""
+    body_read: asyncio.Event = field(default_factory=asyncio.Event)
+    """A `ReadBody` has what it asks for."""
+    parts: AsyncIterator[bytes] | None = None
+    """What is left of an upload's body, for `ReadBody`."""
 
     @property
     def json(self) -> Any:
@@ -104,6 +113,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        if len(self._buffer) > MAX_BUFFERED_BYTES:
+            self._transport.pause_reading()
         self._more.set()
 
     def eof_received(self) -> bool:
@@ -163,7 +174,11 @@ class Connection(asyncio.Protocol):
             _finish(recorded, completed=True)
             if ending == "reset":
                 self._reset()
-            elif ending == "close" or recorded.headers.get("connection", "").lower() == "close":
+            elif (
+                ending == "close"
+                or recorded.headers.get("connection", "").lower() == "close"
+                or recorded.parts is not None
+            ):
                 self._transport.close()
 
     async def _read_request(self) -> Recorded:
@@ -178,21 +193,35 @@ class Connection(asyncio.Protocol):
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         if headers.get("expect", "").lower() == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            body = await self._read_chunks()
-        else:
-            body = await self._take(int(headers.get("content-length", "0")))
+        parts = self._body(headers)
+        upload = path.partition("?")[0] in self._upstream.uploads
+        body = b"" if upload else b"".join([part async for part in parts])
         number = len(self._upstream.requests) + 1
-        return Recorded(number, self._number, method, path, headers, body, time.monotonic())
+        recorded = Recorded(number, self._number, method, path, headers, body, time.monotonic())
+        recorded.parts = parts if upload else None
+        return recorded
 
-    async def _read_chunks(self) -> bytes:
-        body = bytearray()
+    async def _body(self, headers: dict[str, str]) -> AsyncIterator[bytes]:
+        """A request's body, as it comes."""
+        if headers.get("transfer-encoding", "").lower() != "chunked":
+            async for part in self._take_up_to(int(headers.get("content-length", "0"))):
+                yield part
+            return
         while size := int((await self._take_until(b"\r\n")).split(b";")[0], 16):
-            body += await self._take(size)
+            async for part in self._take_up_to(size):
+                yield part
             await self._take_until(b"\r\n")
         while await self._take_until(b"\r\n"):  # trailers
             pass
-        return bytes(body)
+
+    async def _take_up_to(self, count: int) -> AsyncIterator[bytes]:
+        while count:
+            while not self._buffer:
+                await self._wait_for_more()
+            taken = bytes(self._buffer[:count])
+            del self._buffer[: len(taken)]
+            count -= len(taken)
+            yield taken
 
     async def _take_until(self, mark: bytes) -> bytes:
         while (at := self._buffer.find(mark)) < 0:
@@ -201,16 +230,10 @@ class Connection(asyncio.Protocol):
         del self._buffer[: at + len(mark)]
         return taken
 
-    async def _take(self, count: int) -> bytes:
-        while len(self._buffer) < count:
-            await self._wait_for_more()
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return taken
-
     async def _wait_for_more(self) -> None:
         # The end of the connection needs no case: it cancels this task.
         self._more.clear()
+        self._transport.resume_reading()
         await self._more.wait()
 
     # Answers.
@@ -270,6 +293,8 @@ class Answer:
                 await self._send(self._begin(step))
             case Wire(data):
                 await self._send(data)
+            case ReadBody(least_bytes):
+                await self._read(least_bytes)
             case Silence():
                 await asyncio.Event().wait()  # until the connection's loss cancels it
             case NoAnswer():
@@ -286,6 +311,18 @@ class Answer:
             case _:
                 await self._event(step)
         return None
+
+    async def _read(self, least_bytes: int | None) -> None:
+        recorded = self._recorded
+        if recorded.parts is None:
+            raise ValueError("this body was read before")
+        async for part in recorded.parts:
+            recorded.body += part
+            if least_bytes is not None and len(recorded.body) >= least_bytes:
+                break
+        else:
+            recorded.parts = None
+        recorded.body_read.set()
 
     async def _event(self, event: Event) -> None:
         head = b"" if self._head else self._begin(Headers())

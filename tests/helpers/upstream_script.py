@@ -107,6 +107,13 @@ class WaitFor:
 
 
 @dataclass(frozen=True)
+class ReadBody:
+    """Reads an upload on: until so much of it is there, or to its end."""
+
+    least_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Wire:
     """Bytes straight onto the socket, past head and chunked coding: a broken chunk size."""
 
@@ -152,6 +159,7 @@ Step = (
     | Status
     | Pause
     | WaitFor
+    | ReadBody
     | Wire
     | Garbage
     | Cut
