@@ -91,6 +91,7 @@ class Exchange:
         self._continued = False
         self._zeros = 0
         self._part_read_at_s = 0.0
+        self._uploading = False  # what has come of the body is wanted, though the answer begins
 
     @property
     def asker(self) -> str:
@@ -130,7 +131,8 @@ class Exchange:
         self._incoming.expect_upload(most_bytes)
         begun = await self._incoming.read_body(self._ask_for_body, held_bytes)
         self._part_read_at_s = self._loop.time()
-        return begun, self._incoming.all_taken
+        self._uploading = not self._incoming.all_taken
+        return begun, not self._uploading
 
     async def read_part(self) -> bytes:
         """The next part of an upload, as the client sends it; empty at its end.
@@ -143,6 +145,7 @@ class Exchange:
         self._incoming.grant_s(self._loop.time() - self._part_read_at_s)
         part = await self._incoming.read_part(self._ask_for_body)
         self._part_read_at_s = self._loop.time()
+        self._uploading = bool(part)
         return part
 
     def forget_body(self) -> None:
@@ -309,7 +312,7 @@ class Exchange:
             raise ValueError(f"{status} is no final status")
         if own := _OWN_HEADERS.intersection(name.lower() for name, _ in headers):
             raise ValueError(f"the server itself sends {', '.join(sorted(own))}")
-        if (refusal := self._incoming.drop_received()) is not None:
+        if not self._uploading and (refusal := self._incoming.drop_received()) is not None:
             raise refusal
         self.keep_alive = self.keep_alive and self._incoming.reusable
         head = encode_head(status, [*headers, *framing, *self._server_headers()])
