@@ -247,6 +247,12 @@ class UpstreamNotFound(RelayError):
     status, code = 404, "upstream_not_found"
 
 
+class UpstreamTooLarge(RelayError):
+    """The request is more than upstream takes (413)."""
+
+    status, code = 413, "upstream_too_large"
+
+
 class UpstreamUnprocessable(RelayError):
     """Upstream cannot process the request (422)."""
 

@@ -25,6 +25,7 @@ _CODE_OF_STATUS = {
     403: "upstream_auth",
     404: "upstream_not_found",
     408: "upstream_timeout",
+    413: "upstream_too_large",
     422: "upstream_unprocessable",
     429: "upstream_rate_limited",
 }

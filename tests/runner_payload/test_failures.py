@@ -43,7 +43,7 @@ def _the_key_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
         (405, "upstream_bad_request"),
         (408, "upstream_timeout"),
         (409, "upstream_bad_request"),
-        (413, "upstream_bad_request"),
+        (413, "upstream_too_large"),
         (422, "upstream_unprocessable"),
         (429, "upstream_rate_limited"),
         (499, "upstream_bad_request"),
