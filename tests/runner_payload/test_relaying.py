@@ -72,6 +72,7 @@ class PlayedUpstream:
     ) -> None:
         self.adapter = settings.get("adapter", "")
         self.native = frozenset(settings.get("native", ()))
+        self.ask_usage = False
         self.asked: list[Asked] = []
         self._reply = (status, headers, chunks)
 
@@ -139,8 +140,10 @@ async def relayed(
 
     answered = Answered()
     sent = pieces(body) if isinstance(body, list) else body
+    if ask_usage:
+        upstream.ask_usage = True
     try:
-        answered.end = await relay(upstream, request, sent, answered, ask_usage=ask_usage)
+        answered.end = await relay(upstream, request, sent, answered)
     except UpstreamFailure as error:
         answered.failure = error.failure
     return answered
