@@ -541,7 +541,7 @@ def test_an_idempotency_key_is_the_same_for_all_retries() -> None:
             finally:
                 await client.close()
 
-    assert asyncio.run(scene()).end == End()
+    assert asyncio.run(scene()).end == End(retries=2)
     assert [r.headers["idempotency-key"] for r in server.requests] == ["k-1"] * 3
 
 
