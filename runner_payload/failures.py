@@ -113,7 +113,7 @@ def unreachable(base_url: str, how: str) -> UpstreamFailure:
 def refused(
     status: int, body: object, headers: Mapping[str, str], content: bytes = b""
 ) -> UpstreamFailure:
-    """Upstream answered with a status of 400 or more, after the SDK's retries.
+    """Upstream answered with a status that is no success, after the SDK's retries.
 
     Args:
         body: `content`, as the SDK has understood it.
@@ -134,7 +134,7 @@ def refused(
     wait_s = retry_after_s(headers) if status == 429 else None
     text = one_line(f"The upstream answered {status}{said}")
     failure = Failure(code, text, wait_s)
-    if shown := _shown(content):
+    if status >= 400 and (shown := _shown(content)):
         down = passed_down(headers, decoded=True)
         failure = replace(failure, status=status, headers=down, body=shown)
     return UpstreamFailure(failure)

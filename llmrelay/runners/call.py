@@ -14,9 +14,9 @@ from typing import Protocol
 
 from runner_payload.credit import ReceiveWindow, SendWindow
 from runner_payload.messages import End, Response
-from runner_payload.protocol import DATA_BYTES, FrameType, encode_credit
+from runner_payload.protocol import DATA_BYTES, FrameType, RemoteProtocolError, encode_credit
 
-from ..errors import RelayError
+from ..errors import RelayError, RunnerFailed
 
 logger = logging.getLogger("llmrelay.runner")
 
@@ -61,9 +61,23 @@ class Sink(Protocol):
 
 
 class LinkCall:
-    """One call under way, as the one who opened it sees it."""
+    """One call under way, as the one who opened it sees it.
 
-    __slots__ = ("_granted", "_on_over", "_outlet", "_receive", "_send", "call_id", "over", "sink")
+    Args:
+        headless: it is a Request, the head of whose answer has still to come.
+    """
+
+    __slots__ = (
+        "_granted",
+        "_on_over",
+        "_outlet",
+        "_receive",
+        "_send",
+        "call_id",
+        "headless",
+        "over",
+        "sink",
+    )
 
     def __init__(
         self,
@@ -72,8 +86,11 @@ class LinkCall:
         sink: Sink,
         window_bytes: int,
         on_over: OnOver,
+        *,
+        headless: bool,
     ) -> None:
         self.call_id = call_id
+        self.headless = headless
         # None once it was cancelled: what still comes is counted and dropped.
         self.sink: Sink | None = sink
         self.over = False
@@ -130,7 +147,13 @@ class LinkCall:
     # callback, which carries everybody's.
 
     def deliver(self, text: bytes) -> None:
-        """A piece of the answer."""
+        """A piece of the answer.
+
+        Raises:
+            RemoteProtocolError: its head has not come.
+        """
+        if self.headless:
+            raise RemoteProtocolError(f"DATA for call {self.call_id} before its RESPONSE")
         due = self._receive.receive(len(text))
         if self.sink is None:
             return
@@ -142,7 +165,14 @@ class LinkCall:
             self._broken(self.sink, error)
 
     def respond(self, response: Response) -> None:
-        """The answer begins."""
+        """The answer begins.
+
+        Raises:
+            RemoteProtocolError: it has begun before, or has no head.
+        """
+        if not self.headless:
+            raise RemoteProtocolError(f"RESPONSE to call {self.call_id} out of turn")
+        self.headless = False
         if self.sink is None:
             return
         try:
@@ -158,6 +188,9 @@ class LinkCall:
 
     def end(self, end: End) -> None:
         """The call is over, and its answer whole."""
+        if self.headless and self.sink is not None:
+            self.fail(RunnerFailed("The runner ended an answer that it had not begun."))
+            return
         self._finish(end)
         if self.sink is None:
             return

@@ -145,11 +145,13 @@ class Link:
         if self.lost or self.draining or self._start is None:
             raise RunnerLost("The runner takes no calls just now; try again.")
         payload = call.encode()
-        frame_type = FrameType.REQUEST if isinstance(call, Request) else FrameType.CALL
+        headless = isinstance(call, Request)
+        frame_type = FrameType.REQUEST if headless else FrameType.CALL
         if len(payload) > MAX_PAYLOAD_BYTES[frame_type]:
             raise BadRequest("The parameters of the call are too long.")
         call_id = self._next_id()
-        opened = LinkCall(self, call_id, sink, self._start.window_bytes, on_over)
+        window_bytes = self._start.window_bytes
+        opened = LinkCall(self, call_id, sink, window_bytes, on_over, headless=headless)
         self._calls[call_id] = opened
         self.send(frame_type, call_id, payload)
         return opened
@@ -323,6 +325,8 @@ class Link:
         call = self._calls.get(frame.call_id)
         if call is None:
             raise RemoteProtocolError(f"RESPONSE to call {frame.call_id}, which is not open")
+        if not 200 <= response.status <= 599:
+            raise RemoteProtocolError(f"RESPONSE with status {response.status}")
         call.respond(response)
 
     def _on_end(self, frame: Frame) -> None:
@@ -331,6 +335,8 @@ class Link:
 
     def _on_error(self, frame: Frame) -> None:
         failure = Failure.decode(frame.payload)
+        if failure.status and not 400 <= failure.status <= 599:
+            raise RemoteProtocolError(f"ERROR with status {failure.status}")
         kind = BY_CODE.get(failure.code, RunnerFailed)
         error = kind(one_line(failure.message, 1000), retry_after_s=failure.retry_after_s)
         if failure.status:

@@ -13,13 +13,14 @@ from llmrelay.errors import (
     RelayError,
     RunnerFailed,
     RunnerLost,
+    UpstreamAnswer,
     UpstreamRateLimited,
     UpstreamUnavailable,
 )
 from llmrelay.runners.call import LinkCall
 from llmrelay.runners.link import MAX_UNSENT_BYTES, Link
 from llmrelay.secret import Secret
-from runner_payload.messages import Call, End, Failure, GoAway, Hello, Key, Start
+from runner_payload.messages import Call, End, Failure, GoAway, Hello, Key, Request, Response, Start
 from runner_payload.protocol import (
     DATA_BYTES,
     MARKER,
@@ -373,6 +374,112 @@ def test_what_breaks_the_protocol_ends_the_link_and_its_calls(frame: bytes, reas
         assert isinstance(sink.result, RunnerFailed)
         assert over == [1]
         assert runner.closed
+
+    play(scene)
+
+
+REQUEST = Request("POST", "responses")
+HEAD = Response(201, (("content-type", "application/json"),))
+
+
+def test_a_requests_answer_begins_with_its_head() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        call = runner.link.open(REQUEST, sink, lambda _: None)
+        call.end_body()
+        assert Request.decode((await runner.frame(FrameType.REQUEST)).payload) == REQUEST
+        runner.say(FrameType.RESPONSE, HEAD, call.call_id)
+        assert sink.head == HEAD
+        runner.send(FrameType.DATA, call.call_id, b"body")
+        runner.say(FrameType.END, End(input_tokens=1), call.call_id)
+        assert (sink.texts, sink.result) == ([b"body"], End(input_tokens=1))
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("call", "frames", "reason"),
+    [
+        (REQUEST, [(FrameType.DATA, b"x")], "before its RESPONSE"),
+        (REQUEST, [(FrameType.RESPONSE, HEAD.encode())] * 2, "out of turn"),
+        (
+            REQUEST,
+            [
+                (FrameType.RESPONSE, HEAD.encode()),
+                (FrameType.DATA, b"x"),
+                (FrameType.RESPONSE, HEAD.encode()),
+            ],
+            "out of turn",
+        ),
+        (CALL, [(FrameType.RESPONSE, HEAD.encode())], "out of turn"),
+        (REQUEST, [(FrameType.RESPONSE, b"nonsense")], "not JSON"),
+        (REQUEST, [(FrameType.RESPONSE, b'{"headers": []}')], "Response without status"),
+        (REQUEST, [(FrameType.RESPONSE, Response(199).encode())], "status 199"),
+        (REQUEST, [(FrameType.RESPONSE, Response(600).encode())], "status 600"),
+        (REQUEST, [(FrameType.ERROR, Failure("x", "y", status=200).encode())], "status 200"),
+        (REQUEST, [(FrameType.RESPONSE, Response(200, (("a", "b\nc"),)).encode())], "no header"),
+    ],
+)
+def test_a_head_out_of_turn_or_that_is_none_ends_the_link_and_its_calls(
+    call: Call | Request, frames: list[tuple[FrameType, bytes]], reason: str
+) -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        opened_call = runner.link.open(call, sink, lambda _: None)
+        for frame_type, payload in frames:
+            assert not runner.lost
+            runner.send(frame_type, opened_call.call_id, payload)
+        assert reason in runner.lost[0]
+        assert isinstance(sink.result, RunnerFailed)
+
+    play(scene)
+
+
+def test_a_head_for_a_call_that_is_not_open_or_over_ends_the_link() -> None:
+    async def unknown(runner: PlayedRunner) -> None:
+        runner.say(FrameType.RESPONSE, HEAD, 99)
+        assert "RESPONSE to call 99" in runner.lost[0]
+
+    async def over(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        call = runner.link.open(REQUEST, sink, lambda _: None)
+        runner.say(FrameType.RESPONSE, HEAD, call.call_id)
+        runner.say(FrameType.END, End(), call.call_id)
+        runner.say(FrameType.RESPONSE, HEAD, call.call_id)
+        assert "not open" in runner.lost[0]
+        assert sink.result == End()
+
+    play(unknown)
+    play(over)
+
+
+def test_an_end_without_a_head_is_no_answer_but_confirms_a_cancel() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sinks = RecordingSink(), RecordingSink()
+        told: list[End | RelayError | None] = []
+        headless, cancelled = (runner.link.open(REQUEST, sink, told.append) for sink in sinks)
+        runner.say(FrameType.END, End(), headless.call_id)
+        cancelled.cancel()
+        runner.say(FrameType.RESPONSE, HEAD, cancelled.call_id)  # was on its way
+        runner.say(FrameType.END, End(), cancelled.call_id)
+        assert isinstance(sinks[0].result, RunnerFailed)
+        assert (sinks[1].head, sinks[1].result) == (None, None)
+        assert [type(ending) for ending in told] == [RunnerFailed, type(None)]
+        assert not runner.lost
+
+    play(scene)
+
+
+def test_an_error_of_upstreams_own_comes_with_what_it_said() -> None:
+    async def scene(runner: PlayedRunner) -> None:
+        sink = RecordingSink()
+        call = runner.link.open(REQUEST, sink, lambda _: None)
+        headers = (("content-type", "application/json"),)
+        said = Failure("upstream_rate_limited", "429", 3.0, 429, headers, '{"error": "é"}')
+        runner.say(FrameType.ERROR, said, call.call_id)
+        assert isinstance(sink.result, UpstreamRateLimited)
+        assert sink.result.retry_after_s == 3.0
+        assert sink.result.upstream == UpstreamAnswer(429, headers, '{"error": "é"}'.encode())
 
     play(scene)
 
