@@ -170,10 +170,10 @@ class Raw:
 
     def response(self, response: Response, *, opened: bool) -> None:
         kind = dict(response.headers).get("content-type", "")
-        self._response = response
-        self._streams = kind.startswith("text/event-stream")
-        if opened and not self._streams:
+        streams = kind.startswith("text/event-stream")
+        if opened and not streams:
             raise UpstreamBroken(f"The upstream answered with {kind or 'no type'} and no events.")
+        self._response, self._streams = response, streams
 
     def piece(self, data: bytes) -> bytes:
         return data

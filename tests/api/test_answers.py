@@ -161,7 +161,8 @@ def test_after_a_heartbeat_only_events_can_follow() -> None:
     form = Raw(events=True)
     form.response(EVENTS, opened=True)
     with pytest.raises(UpstreamBroken, match="no events"):
-        Raw(events=True).response(OBJECT, opened=True)
+        form.response(OBJECT, opened=True)
+    assert form.broken(ERROR), "which is told in the stream that there is"
 
 
 def test_an_error_of_upstreams_own_is_told_in_its_own_words() -> None:
