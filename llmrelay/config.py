@@ -259,6 +259,15 @@ class Config(RunnerOptions, ApiOptions, ClientOptions):
         _LOG,
     )
 
+    @property
+    def max_call_bytes(self) -> int:
+        """A body as a runner gets it, where that is held: it may have grown on its way.
+
+        Images become base64, and a recording gets a form around it. The last part that is read of
+        a body may be longer than it had to be (64 KiB).
+        """
+        return 2 * self.max_body_bytes + 128 * KIB
+
     def __post_init__(self) -> None:
         if self.runners and self.inventory is not None:
             raise UnusableConfig("Give --runner or --inventory, not both: write it into the file.")

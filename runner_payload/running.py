@@ -93,6 +93,8 @@ class RunningCall:
             return await upstream.stream(call, self.inbound.take().decode(), self.emit)
         except UnicodeDecodeError:
             return Failure("bad_request", "The prompt is not UTF-8.")
+        except RecursionError:  # which depth is too much is Python's to say, and this one's
+            return Failure("bad_request", "The JSON in the body is nested too deeply.")
         except UpstreamFailure as error:
             return error.failure
 

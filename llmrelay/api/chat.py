@@ -25,7 +25,7 @@ from runner_payload.multipart import (
 )
 
 from ..config import Config
-from ..errors import BadRequest, LengthRequired, UnsupportedMediaType
+from ..errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMediaType
 from ..http.events import Request
 from ..values import count, number, parse_model
 from .accept import preferred
@@ -49,6 +49,8 @@ _OPENING_BYTES = 1024
 
 # By what they begin with: clients name files as they like.
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+# What a form may have in an image's place.
+_URLS = (b"https://", b"http://", b"data:image/")
 
 # The forms that an answer can have, the first one for whoever does not care.
 _FORMS: dict[str, Callable[[str], Form]] = {
@@ -106,6 +108,7 @@ def parse(request: Request, body: bytes, config: Config) -> ChatRequest:
     Raises:
         BadRequest: a parameter that is not known, twice there, or not what it must be; or there is
             no prompt.
+        ContentTooLarge: the messages would be too long for a runner.
     """
     parameters = Parameters(request, _PARAMETERS)
     kind = media_type(request)
@@ -120,6 +123,9 @@ def parse(request: Request, body: bytes, config: Config) -> ChatRequest:
     call = Call(**{name: said.get(name, getattr(config, name)) for name in _CALL})
     if messages is not None:
         call, body = _conversation(call, messages, own_system="system" in said)
+        # Few characters can stand for many: 1e9 is written out.
+        if len(body) > config.max_call_bytes:
+            raise ContentTooLarge(f"The messages are over {config.max_call_bytes} bytes.")
     make_form = _FORMS[preferred(request.headers.get("accept"), list(_FORMS))]
     return ChatRequest(call, body, said.get("group"), lambda: make_form(call.model))
 
@@ -164,7 +170,10 @@ def _conversation(
     has_system = any(message.get("role") in ("system", "developer") for message in messages)
     system = call.system if own_system or not has_system else ""
     asked = Call(call.model, system, call.max_tokens, call.temperature, call.top_p, kind="messages")
-    text = json.dumps(messages, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(messages, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:  # NaN, 1e999; or nested too deeply
+        raise BadRequest(f"The messages cannot be sent on: {error}.") from error
     return asked, text.encode("utf-8", "replace")
 
 
@@ -177,9 +186,15 @@ def _from_json(body: bytes, parameters: Parameters) -> list[dict[str, Any]]:
     if not isinstance(fields, dict):
         raise BadRequest('The body is JSON and no object: send {"prompt": "…"}.')
     prompt, messages = fields.pop("prompt", None), fields.pop("messages", None)
-    images = fields.pop("images", [])
+    images = fields.pop("images", None) or []
+    if fields.pop("stream", None):
+        raise BadRequest(
+            "The answer always streams here; for events, send Accept: text/event-stream,"
+            " or ask /v1/chat/completions, as OpenAI's clients do."
+        )
     for name, value in fields.items():
-        parameters.take(name, value)
+        if value is not None:  # as good as unsaid, in OpenAI's API
+            parameters.take(name, value)
     if (prompt is None) == (messages is None):
         raise BadRequest("The object has to have either prompt or messages.")
     if messages is not None:
@@ -204,24 +219,31 @@ def _are_messages(messages: object) -> bool:
 
 
 def _from_form(request: Request, body: bytes, parameters: Parameters) -> list[dict[str, Any]]:
-    """The messages of a form with `prompt` and any number of `image`."""
-    prompt = ""
+    """The messages of a form with `prompt`, which may be a file, and any number of `image`."""
+    prompt: str | None = None
     images = []
     for begun, data in _parts(request, body):
-        if begun.filename is not None or begun.name in ("image", "images", "images[]"):
+        is_image = begun.name in ("image", "images", "images[]")
+        if is_image and begun.filename is None and data.startswith(_URLS):
+            images.append(_text_of(begun, data))
+        elif is_image or (begun.filename is not None and begun.name != "prompt"):
             images.append(_data_url(data))
-            continue
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            raise BadRequest(f"The field {begun.name} of the form is not UTF-8.") from None
-        if begun.name == "prompt":
-            prompt = text
+        elif begun.name != "prompt":
+            parameters.take(begun.name, _text_of(begun, data))
+        elif prompt is not None:
+            raise BadRequest("The form has two prompts.")
         else:
-            parameters.take(begun.name, text)
+            prompt = _text_of(begun, data)
     if not (prompt or images):
         raise BadRequest("The form has no prompt: curl -F prompt='What is this?' -F image=@a.png …")
-    return _seen(prompt, images)
+    return _seen(prompt or "", images)
+
+
+def _text_of(begun: PartBegun, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise BadRequest(f"The field {begun.name} of the form is not UTF-8.") from None
 
 
 def _parts(request: Request, body: bytes) -> Iterator[tuple[PartBegun, bytes]]:

@@ -26,7 +26,6 @@ from ..errors import (
 from ..peer_text import one_line
 from ..secret import Secret
 from ..upstreams import OTHER, UPSTREAMS
-from ..values import KIB
 from . import payload
 from .link import Link
 from .reach import Connection
@@ -115,8 +114,7 @@ def _start_message(host: HostSpec, config: Config, key: Secret) -> Start:
         key_header=known.key_header,
         max_tokens_field=known.max_tokens,
         ask_usage=config.usage == "on" or (config.usage == "auto" and known.usage),
-        # Images in a form become base64 on their way, in a JSON of our own.
-        max_body_bytes=2 * config.max_body_bytes + 64 * KIB,
+        max_body_bytes=config.max_call_bytes,
         window_bytes=config.call_window_bytes,
         timeout_s=config.timeout_s,
         delta_timeout_s=config.delta_timeout_s,
