@@ -42,7 +42,9 @@ class Endpoints:
         opening = chat.conversation(call.model, call.system, asked.body)
         ask = self._ask(exchange, call.model, asked.group, opening)
         attempts = Attempts(self._pool, ask, call, self._config)
-        await relay(exchange, attempts, Body(asked.body), asked.form, self._config)
+        body, form = Body(asked.body), asked.form
+        del asked  # the body is in Body alone, which forgets it once it is not needed
+        await relay(exchange, attempts, body, form, self._config)
 
     async def speak(self, exchange: Exchange) -> None:
         """`POST /speak`: text in, sound out."""
@@ -53,12 +55,12 @@ class Endpoints:
         await self._post(exchange, plain.Embedding(exchange.request, self._config))
 
     async def _post(self, exchange: Exchange, asked: plain.Speech | plain.Embedding) -> None:
-        body = asked.body(await exchange.read_body())
+        body = Body(asked.body(await exchange.read_body()))
         exchange.log_fields["model"] = asked.model
         request = asked.request(exchange.request_id)
         ask = self._ask(exchange, asked.model, asked.group)
         attempts = Attempts(self._pool, ask, request, self._config)
-        await relay(exchange, attempts, Body(body), Raw, self._config)
+        await relay(exchange, attempts, body, Raw, self._config)
 
     async def transcribe(self, exchange: Exchange) -> None:
         """`POST /transcribe`: sound in, text out as it comes."""
@@ -69,8 +71,9 @@ class Endpoints:
         ask = self._ask(exchange, asked.model, asked.group)
         request = asked.upload(exchange.request_id, whole=whole)
         attempts = Attempts(self._pool, ask, request, self._config)
-        all_of_it = asked.before + begun + (asked.behind if whole else b"")
-        body = Body(all_of_it, whole, asked.behind, repeatable=whole)
+        begun = asked.before + begun + (asked.behind if whole else b"")
+        body = Body(begun, whole, asked.behind, repeatable=whole)
+        del begun
         await relay(exchange, attempts, body, plain.Transcript, self._config)
 
     async def _begin_upload(self, exchange: Exchange) -> tuple[bytes, bool]:
@@ -105,6 +108,7 @@ class Endpoints:
         ask = self._ask(exchange, subject.model, _group(exchange), opening)
         attempts = Attempts(self._pool, ask, upstream_request, self._config)
         body = Body(begun, whole, repeatable=whole and openai.is_repeatable(request, path))
+        del begun
         await relay(exchange, attempts, body, _form(path, subject), self._config)
 
     async def _list_models(self, exchange: Exchange, name: str) -> None:
