@@ -1,8 +1,8 @@
 """What upstream says of a recording -> the text that was spoken.
 
 A transcription comes as events, a few words in each; as one JSON object; or as plain text, all at
-the end, as upstream and its model will have it (OpenAI reference, "Create transcription"). Sans-IO.
-Used by relaying.py.
+the end, as upstream and its model will have it (OpenAI reference, "Create transcription"; vLLM's
+events are like its chat's). Sans-IO. Used by relaying.py.
 """
 
 from __future__ import annotations
@@ -90,7 +90,15 @@ class TranscriptDecoder:
             self._done = True
             # All of it once more, unless there were no deltas.
             return b"" if self._said else _encoded(str(event.get("text") or ""))
-        return b""
+        return _encoded(_chunk_text(event))
+
+
+def _chunk_text(event: dict[str, Any]) -> str:
+    """Of an event as vLLM has it: a `transcription.chunk`, made like a chat completion's."""
+    try:
+        return str(event["choices"][0]["delta"]["content"] or "")
+    except (KeyError, IndexError, TypeError):
+        return ""
 
 
 def _encoded(text: str) -> bytes:

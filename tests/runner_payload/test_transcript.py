@@ -31,6 +31,13 @@ def text_of(portions: list[bytes], *, events: bool) -> str:
     return b"".join([*map(decoder.feed, portions), decoder.finish()]).decode()
 
 
+def vllms(*texts: str | None) -> bytes:
+    """As vLLM streams a transcription: the events of its chat, under another name."""
+    choices = [[{"delta": {"content": text}, "finish_reason": None}] for text in texts]
+    chunks = [{"object": "transcription.chunk", "choices": each} for each in [*choices, []]]
+    return b"".join(b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks)
+
+
 @given(places=PLACES)
 def test_deltas_are_the_text_in_any_split(places: list[int]) -> None:
     assert text_of(cut(STREAM, places), events=True) == "Grüß Gott."
@@ -52,6 +59,7 @@ def test_each_delta_comes_as_soon_as_it_is_whole() -> None:
         (event("transcript.text.segment", text="x") + STREAM, "Grüß Gott."),
         (event("transcript.text.delta", delta=None) + STREAM, "Grüß Gott."),
         (event("transcript.text.delta") + STREAM, "Grüß Gott."),
+        (vllms("", "Grüß", " Gott.", None) + b"data: [DONE]\n\n", "Grüß Gott."),
     ],
 )
 def test_a_transcript_ends_in_every_way_that_upstreams_have(stream: bytes, text: str) -> None:
