@@ -144,19 +144,22 @@ def media_type(request: Request) -> str:
     return (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
 
 
-def check_prompt(body: bytes) -> None:
+def check_prompt(body: bytes, what: str = "prompt") -> None:
     """Refuses what is no prompt.
+
+    Args:
+        what: it is here.
 
     Raises:
         BadRequest: it is empty or not UTF-8.
     """
     if not body:
-        raise BadRequest("The body is empty; it has to be the prompt: curl -d 'Explain SSH.' …")
+        raise BadRequest(f"The body is empty; it has to be the {what}: curl -d 'Explain SSH.' …")
     try:
         body.decode()
     except UnicodeDecodeError as error:
         raise BadRequest(
-            f"The prompt is not UTF-8: byte {body[error.start]:#04x} at {error.start}."
+            f"The {what} is not UTF-8: byte {body[error.start]:#04x} at {error.start}."
         ) from None
 
 

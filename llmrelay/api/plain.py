@@ -39,6 +39,15 @@ FORMATS = {
     "wav": "audio/wav",
     "pcm": "audio/pcm",
 }
+# The same by other names; what browsers and sound programs say.
+_FORMAT_OF = {kind: name for name, kind in FORMATS.items()} | {
+    "audio/mp3": "mp3",
+    "audio/opus": "opus",
+    "audio/x-aac": "aac",
+    "audio/x-flac": "flac",
+    "audio/wave": "wav",
+    "audio/x-wav": "wav",
+}
 # What recordings are called, by what they begin with: upstreams go by the name's ending.
 _SOUNDS = (
     (b"RIFF", 0, "wav"),
@@ -88,14 +97,16 @@ class Plain:
     """
 
     path = ""
+    example = "-d 'Good morning.'"
 
     def __init__(self, request: Request, known: Known, model: str) -> None:
         if request.framing is None:
             raise LengthRequired(
-                f"There is no body; {request.path} needs one: curl -d … or -T FILE."
+                f"There is no body; {request.path} needs one: curl {self.example} …"
             )
         check_coding(request)
         self.said = Parameters(request, known).said
+        self._names_model = "model" in self.said
         self.model: str = self.said.pop("model", model)
         self.group: str | None = self.said.pop("group", None)
 
@@ -117,8 +128,7 @@ class Speech(Plain):
 
     def __init__(self, request: Request, config: Config) -> None:
         super().__init__(request, _SPEECH, config.speech_model)
-        wanted = preferred(request.headers.get("accept"), list(FORMATS.values()))
-        by_accept = next(name for name, kind in FORMATS.items() if kind == wanted)
+        by_accept = _FORMAT_OF[preferred(request.headers.get("accept"), list(_FORMAT_OF))]
         self._fields = {
             "response_format": self.said.pop("format", by_accept),
             "voice": self.said.pop("voice", config.voice),
@@ -131,7 +141,7 @@ class Speech(Plain):
         Raises:
             BadRequest: there is nothing to say.
         """
-        check_prompt(text)
+        check_prompt(text, "text")
         return json.dumps({"model": self.model, "input": text.decode(), **self._fields}).encode()
 
 
@@ -149,7 +159,7 @@ class Embedding(Plain):
         Raises:
             BadRequest: there is no text.
         """
-        check_prompt(text)
+        check_prompt(text, "text")
         return json.dumps({"model": self.model, "input": text.decode(), **self.said}).encode()
 
 
@@ -163,6 +173,7 @@ class Transcription(Plain):
     """
 
     path = "audio/transcriptions"
+    example = "-T talk.mp3"
 
     def __init__(self, request: Request, config: Config) -> None:
         super().__init__(request, _TRANSCRIPTION, config.transcription_model)
@@ -184,7 +195,9 @@ class Transcription(Plain):
             boundary = boundary_of(self._content_type)
             if not begun.startswith(b"--" + boundary):
                 raise BadRequest("The form does not begin with its boundary.")
-            self._add_fields(boundary, subject.model)
+            if subject.model is not None and self._names_model:
+                raise BadRequest("The parameter model is there twice.")
+            self._add_fields(boundary, subject.model, streams=subject.events)
             if subject.model is not None and subject.at is not None:
                 self._model_at = len(self.before) + subject.at
             return
@@ -195,16 +208,18 @@ class Transcription(Plain):
         self.before += encode_file_head(boundary, "file", name)
         self.behind = encode_end(boundary)
 
-    def _add_fields(self, boundary: bytes, model: str | None) -> None:
-        """What the form does not have: `model` is the one that it has."""
-        if model is None:
-            self.before = encode_field(boundary, "model", self.model)
-            self._model_at = len(self.before) - len(self.model.encode()) - 2
+    def _add_fields(self, boundary: bytes, model: str | None, *, streams: bool = False) -> None:
+        """What the form does not have: `model` is the one that it has, if it `streams` it says."""
+        named = {"model": self.model} if model is None else {}
         self.model = model or self.model
         # Whisper's cannot, and who serves those may not know the field.
-        streams = {} if "whisper" in self.model else {"stream": "true"}
-        for name, value in {**streams, **self.said}.items():
+        stream = {} if streams or "whisper" in self.model else {"stream": "true"}
+        for name, value in {**named, **stream, **self.said}.items():
+            if b"--" + boundary in str(value).encode():
+                raise BadRequest(f"The parameter {name} has the form's boundary in it.")
             self.before += encode_field(boundary, name, str(value))
+            if name == "model":
+                self._model_at = len(self.before) - len(self.model.encode()) - 2
 
     def upload(self, request_id: str, *, whole: bool) -> UpstreamRequest:
         """The request that goes up."""
