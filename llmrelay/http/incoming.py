@@ -231,6 +231,9 @@ class Incoming:
             What refuses the request, or None: the body is malformed, or over its limit.
         """
         left = DISCARD_BYTES
+        # It may be an upload to where those are taken, refused for another reason: that one counts.
+        limit = max(self._parser.max_body_bytes, self._config.max_upload_bytes)
+        self._parser.max_body_bytes = limit
         try:
             if not self._broken and (self._unread or 0) > self._parser.max_body_bytes:
                 self._next_body_event()  # raises: that is known before a byte of it has come

@@ -478,7 +478,8 @@ def test_a_body_that_cannot_be_taken_is_refused_though_nobody_reads_it(
         exchange.start(200, [])
 
     async def subject() -> None:
-        async with serving(handler, max_body_bytes=100_000) as server, Client(server) as client:
+        limits = {"max_body_bytes": 100_000, "max_upload_bytes": 100_000}
+        async with serving(handler, **limits) as server, Client(server) as client:
             client.send(get("/", framing, method="POST") + body + GET)
             response = await client.response()
             assert f"{response.status}{response.body.decode().removeprefix('/')}" == error

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from llmrelay.errors import Unauthorized
 from llmrelay.http.exchange import Exchange
 from llmrelay.http.server import Server
 
@@ -109,6 +110,23 @@ def test_an_upload_over_its_limit_is_413_as_soon_as_that_is_known(
                 response = await client.ask(chunked(b"x" * 40 * KIB, b"x" * 40 * KIB))
                 assert (response.status, response.headers["connection"]) == (413, "close")
             assert memory_of(server) == 0
+
+    run(subject())
+
+
+def test_an_upload_that_is_refused_unread_hears_why_and_not_that_it_is_long(run: Run) -> None:
+    """Such as one without a token: that it is longer than a prompt may be is not what is wrong."""
+
+    async def refuses(exchange: Exchange) -> None:
+        raise Unauthorized("Who is it?")
+
+    async def subject() -> None:
+        for size in (5 * KIB, 60 * KIB):
+            for framing in (f"Content-Length: {size}", "Transfer-Encoding: chunked"):
+                async with serving(refuses, **LIMITS) as server, Client(server) as client:
+                    request = get("/", framing, method="POST")
+                    client.send(request + (b"1fff\r\n" if "chunked" in framing else b"x"))
+                    assert (await client.response()).status == 401
 
     run(subject())
 
