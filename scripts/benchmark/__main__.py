@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import flood, latency, profiler, report, sdk, slow
+from . import bulk, flood, latency, profiler, report, sdk, slow
 from .child import ChildFailed
-from .peers import NAMES, running
+from .peers import NAMES, RAW, running
 from .records import MAX_NUMBER
 from .rounds import Load, Measurement, interleaved
 
@@ -60,7 +60,7 @@ def _scenario(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     with running(arguments.peers) as bench:
         measurements += interleaved(bench, load, arguments.rounds, report.progress)
         write_tables(measurements)
-        if arguments.profile and "relay" in arguments.peers:
+        if arguments.profile:
             profiler.profile(bench, load)
     content = {"load": asdict(load), "measurements": [asdict(each) for each in measurements]}
     return content, any(each.result["errors"] for each in measurements)
@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--calls", type=_count, default=load.calls, help="[%(default)s]")
         command.add_argument("--deltas", type=_count, default=load.deltas, help="[%(default)s]")
         command.add_argument("--gap", type=_gap_ms, default=load.gap_ms, help="as 10ms, or 0")
-        command.add_argument("--peers", type=_peers, default=NAMES, help="[direct,tunnel,relay]")
+        command.add_argument(
+            "--peers", type=_peers, default=NAMES, help="[direct,tunnel,relay]; or raw"
+        )
         command.add_argument(
             "--profile", action="store_true", help="one more round of the relay under py-spy"
         )
@@ -96,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "flood", what, flood.run, rounds=1)
     command.add_argument("--idle", type=_count, default=flood.IDLE, help="[%(default)s]")
     command.add_argument("--slow", type=_count, default=flood.SLOW, help="[%(default)s]")
+    what = "200 MB up and 200 MB down, beside ssh host cat"
+    command = _command(commands, "bulk", what, bulk.run, rounds=5)
+    command.add_argument("--megabytes", type=_count, default=bulk.SIZE_MB, help="[%(default)s]")
+    command.add_argument("--profile", action="store_true", help="and once more under py-spy")
     _command(commands, "sdk", "openai's typed iteration beside its bytes", sdk.run, rounds=3)
     return parser
 
@@ -124,7 +130,7 @@ def _gap_ms(text: str) -> int:
 
 def _peers(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if unknown := set(names) - set(NAMES):
+    if unknown := set(names) - {*NAMES, RAW}:
         raise argparse.ArgumentTypeError(f"no peer: {', '.join(unknown)}")
     return names
 

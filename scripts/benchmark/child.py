@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,14 @@ class Child:
         self._stdin.write(line.encode() + b"\n")
         self._stdin.flush()
 
+    def send(self, data: bytes) -> None:
+        """Writes `data` to its stdin, all of it."""
+        self._stdin.write(data)
+
+    def end_input(self) -> None:
+        """Its stdin ends."""
+        self._stdin.close()
+
     def read(self, limit_s: float = LINE_LIMIT_S) -> bytes:
         """What it says next, as much as there is; empty at its end.
 
@@ -107,6 +116,11 @@ class Child:
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does, unless it has ended."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
 
     def end(self) -> None:
         """Closes its stdin and asks it to end; kills it if it does not."""

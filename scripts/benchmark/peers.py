@@ -1,9 +1,10 @@
 """What is measured: the relay, and the peers that it stands beside.
 
 Each is a way from the load generator to the simulator, set up once and used round after round:
-`relay` is `llmrelay serve` with its runner behind OpenSSH's sshd; `tunnel` is `ssh -L` through the
-same sshd; `direct` is no way at all, and says what the simulator and the load generator add. A
-Peer names its port, what is spoken there, and the processes whose cost is its own.
+`relay` is `llmrelay serve` with its runner behind OpenSSH's sshd, asked at /chat, and `raw` is the
+same, asked at /v1; `tunnel` is `ssh -L` through the same sshd; `direct` is no way at all, and says
+what the simulator and the load generator add. A Peer names its port, what is spoken there, and the
+processes whose cost is its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.helpers.openssh import OpenSSHServer, descendants_of
@@ -50,36 +51,53 @@ class Peer:
 
 @dataclass(frozen=True)
 class Bench:
-    """All that runs for a measurement besides the load generator."""
+    """All that runs for a measurement besides the load generator.
+
+    Attributes:
+        sshd: if a peer needs one.
+    """
 
     simulator: Child
     simulator_port: int
     peers: list[Peer]
+    sshd: OpenSSHServer | None = None
 
     def peer(self, name: str) -> Peer:
         return next(peer for peer in self.peers if peer.name == name)
 
 
 NAMES = ("direct", "tunnel", "relay")
+# Not measured unless it is asked for: the same front-end and runner, asked for OpenAI's own bytes.
+RAW = "raw"
 
 
 @contextlib.contextmanager
-def running(names: Sequence[str]) -> Iterator[Bench]:
-    """The simulator and these peers, ready; all of it is ended on exit."""
+def running(
+    names: Sequence[str], *, simulator: str = "simulator", options: Sequence[str] = ()
+) -> Iterator[Bench]:
+    """The simulator and these peers, ready; all of it is ended on exit.
+
+    Args:
+        simulator: the module that is upstream.
+        options: more of `llmrelay serve`.
+    """
     with contextlib.ExitStack() as stack:
-        simulator = stack.enter_context(Child.module("simulator"))
-        port = int(simulator.line())
+        upstream = stack.enter_context(Child.module(simulator))
+        port = int(upstream.line())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmrelay-bench-")))
         peers = []
         if "direct" in names:
             peers.append(Peer("direct", port, "completions"))
-        if {"tunnel", "relay"} & set(names):
+        sshd = None
+        if {"tunnel", "relay", RAW} & set(names):
             sshd = stack.enter_context(OpenSSHServer())
             if "tunnel" in names:
                 peers.append(_tunnel(stack, sshd, port))
-            if "relay" in names:
-                peers.append(_relay(stack, sshd, port, folder))
-        yield Bench(simulator, port, peers)
+            if {"relay", RAW} & set(names):
+                relay = _relay(stack, sshd, port, folder, options)
+                raw = replace(relay, name=RAW, framing="completions")
+                peers += [peer for peer in (relay, raw) if peer.name in names]
+        yield Bench(upstream, port, peers, sshd)
 
 
 def _tunnel(stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int) -> Peer:
@@ -92,16 +110,22 @@ def _tunnel(stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int) -> P
     ssh = stack.enter_context(Child([remote[0], *forward, *remote[1:]]))
     ssh.line(READY_LIMIT_S)
     started = set(descendants_of(sshd.pid)) - before
-    groups = {SSH: [ssh.pid], SSHD: [pid for pid in started if _is_sshd(pid)]}
+    groups = {SSH: [ssh.pid], SSHD: [pid for pid in started if is_sshd(pid)]}
     return Peer("tunnel", port, "completions", groups)
 
 
-def _relay(stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int, folder: Path) -> Peer:
+def _relay(
+    stack: contextlib.ExitStack,
+    sshd: OpenSSHServer,
+    to_port: int,
+    folder: Path,
+    options: Sequence[str],
+) -> Peer:
     before = set(descendants_of(sshd.pid))
     command = [sys.executable, "-m", "llmrelay", "serve", "--runner", _ALIAS]
     command += ["--ssh-config", str(sshd.ssh_config(_ALIAS)), "--remote-python", sys.executable]
     command += ["--listen", "127.0.0.1:0", "--model", _MODEL, "--system", ""]
-    command += ["--base-url", f"http://127.0.0.1:{to_port}/v1"]
+    command += ["--base-url", f"http://127.0.0.1:{to_port}/v1", *options]
     log = folder / "front-end.log"
     environment = {**os.environ, "OPENAI_API_KEY": "benchmark"}
     with log.open("wb") as stderr:
@@ -116,14 +140,14 @@ def _relay(stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int, folde
     started = set(descendants_of(sshd.pid)) - before
     groups = {
         FRONT_END: [front_end.pid],
-        SSHD: [pid for pid in started if _is_sshd(pid)],
+        SSHD: [pid for pid in started if is_sshd(pid)],
         # With whatever shell the login left between sshd and the runner.
-        RUNNER: [pid for pid in started if not _is_sshd(pid)],
+        RUNNER: [pid for pid in started if not is_sshd(pid)],
     }
     return Peer("relay", int(found[1]), "chat", groups)
 
 
-def _is_sshd(pid: int) -> bool:
+def is_sshd(pid: int) -> bool:
     # `sshd-session` since OpenSSH 9.8.
     return Path(f"/proc/{pid}/comm").read_text().startswith("sshd")
 

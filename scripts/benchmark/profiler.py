@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,24 +28,35 @@ TOP = 15
 
 
 def profile(bench: Bench, load: Load) -> None:
-    """Prints the functions in which most samples were taken."""
+    """Prints the functions in which most samples were taken while `load` was on."""
+    # As long as the spies look.
+    deltas = max(load.deltas, SECONDS * 1000 // max(1, load.gap_ms))
+    for peer in (peer for peer in bench.peers if FRONT_END in peer.groups):
+        report.write(f"\n{peer.name}:")
+        with spied(bench, peer.name):
+            measure(bench, peer, replace(load, deltas=deltas))
+
+
+@contextlib.contextmanager
+def spied(bench: Bench, name: str = "relay") -> Iterator[None]:
+    """Prints the functions in which front-end and runner were, within the block or for SECONDS."""
     program = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None or os.geteuid() != 0:
         report.write("\nA profile takes py-spy (pip install py-spy) and root.")
+        yield
         return
-    report.progress(f"profile: {SECONDS} s")
-    peer = bench.peer("relay")
+    report.progress("profile")
+    groups = bench.peer(name).groups
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmrelay-bench-")))
         spies = {}
         for group in (FRONT_END, RUNNER):
-            for pid in peer.groups[group]:
+            for pid in groups[group]:
                 stacks = folder / f"{group}.{pid}"
                 spies[group, stacks] = stack.enter_context(_spy(program, pid, stacks, folder))
-        # As long as the spies look.
-        deltas = max(load.deltas, SECONDS * 1000 // max(1, load.gap_ms))
-        measure(bench, peer, replace(load, deltas=deltas))
+        yield
         for (group, stacks), spy in spies.items():
+            spy.interrupt()
             while spy.read():
                 pass  # until it has written what it found
             if stacks.exists() and (found := stacks.read_text()):
