@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
+from types import NoneType
 from typing import Any
 from urllib.parse import quote
 
@@ -131,7 +132,8 @@ class Upstream:
         content_type = headers.get("content-type", "")
         if content_type.lower().startswith("multipart/"):
             own |= {"content-type": "application/octet-stream", _FORM_TYPE: content_type}
-        client = self._clients[min(retries, MAX_RETRIES) if isinstance(body, bytes) else 0]
+        again = isinstance(body, (bytes, NoneType))
+        client = self._clients[min(retries, MAX_RETRIES) if again else 0]
         options: Any = {"headers": {**headers, **own, **_UNREAD}, "timeout": _TIMEOUT}
         begun = False
         try:

@@ -529,20 +529,45 @@ def test_each_header_goes_up_once_and_the_key_is_ours() -> None:
     assert (recorded.path, recorded.body) == (f"/v1/{CHAT}", b'{"a":1}')
 
 
-def test_an_idempotency_key_is_the_same_for_all_retries() -> None:
-    request = Request("POST", CHAT, headers=(("idempotency-key", "k-1"),))
-    server = ScriptedUpstream(OK, queue=[[Status(500)], [Status(500)]])
+def asked_in_vain(
+    *in_vain: Status, request: Request, body: bytes | list[bytes]
+) -> tuple[Answered, list[Recorded]]:
+    """The requests to an upstream that is well only after that."""
+    left = [*in_vain]
+
+    def script(recorded: Recorded) -> Script:
+        return [left.pop(0)] if left else OK
+
+    server = ScriptedUpstream(script, paths={"/v1/responses/r": script})
 
     async def scene() -> Answered:
         async with asyncio.timeout(LIMIT_S), server:
             client = Upstream(a_start(server.base_url), 10)
             try:
-                return await relayed(client, request, b"{}")
+                return await relayed(client, request, body)
             finally:
                 await client.close()
 
-    assert asyncio.run(scene()).end == End(retries=2)
-    assert [r.headers["idempotency-key"] for r in server.requests] == ["k-1"] * 3
+    return asyncio.run(scene()), server.requests
+
+
+def test_an_idempotency_key_is_the_same_for_all_retries() -> None:
+    request = Request("POST", CHAT, headers=(("idempotency-key", "k-1"),))
+    answered, requests = asked_in_vain(Status(500), Status(500), request=request, body=b"{}")
+    assert answered.end == End(retries=2)
+    assert [r.headers["idempotency-key"] for r in requests] == ["k-1"] * 3
+
+
+def test_what_has_no_body_or_a_whole_one_is_asked_again_and_a_streamed_one_is_not() -> None:
+    def count(method: str, path: str, body: bytes | list[bytes], retries: int = 2) -> int:
+        request = Request(method, path, streamed=isinstance(body, list), retries=retries)
+        return len(asked_in_vain(Status(500), request=request, body=body)[1])
+
+    assert count("POST", CHAT, b"{}") == 2
+    assert count("POST", CHAT, b"{}", retries=0) == 1
+    assert count("GET", "responses/r", b"") == 2
+    assert count("DELETE", "responses/r", b"", retries=0) == 1
+    assert count("POST", CHAT, [b"{", b"}"]) == 1
 
 
 def test_a_streamed_form_goes_up_with_its_boundary_and_its_length() -> None:
