@@ -186,6 +186,13 @@ def test_a_request_without_a_body_is_relayed_with_its_query(stage: Stage, method
     assert "transfer-encoding" not in recorded.headers
 
 
+def test_an_answer_without_a_body_is_one(stage: Stage) -> None:
+    stage.script.paths["/v1/responses/r-1"] = [Status(204, body=b"")]
+    response, body = stage.front_end.request("DELETE", "/v1/responses/r-1")
+    assert (response.status, body) == (204, b"")
+    assert "transfer-encoding" not in response.headers
+
+
 # --- Headers ------------------------------------------------------------------------------------
 
 
