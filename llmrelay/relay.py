@@ -172,6 +172,8 @@ class Answer:
         if (name := dict(response.headers).get("x-upstream-request-id")) is not None:
             self._exchange.log_fields["upstream_request"] = one_line(name, 100)
         self._form.response(response, opened=self._exchange.started)
+        if not self._form.heartbeat:
+            self.stop()
 
     def data(self, text: bytes) -> None:
         piece = self._form.piece(text)

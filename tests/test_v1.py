@@ -545,6 +545,15 @@ def test_an_answer_that_is_no_stream_has_no_heartbeat_and_a_status_of_its_own(od
     assert (response.status, body) == (404, OWN_ERROR)
 
 
+def test_an_object_that_is_slow_to_come_gets_no_comments_though_a_stream_was_asked_for(
+    odd: Stage,
+) -> None:
+    odd.script.script = [Headers(200, JSON), Pause(0.5), Raw(b'{"an": "object"}')]
+    response, body = post(odd.front_end)
+    assert response.headers["content-type"] == "application/json"
+    assert body == b'{"an": "object"}'
+
+
 def test_usage_is_counted_unseen_by_who_did_not_ask(odd: Stage) -> None:
     counted = [*list(answer("a", "b"))[:-1], Usage(53, 59), Done()]
     odd.script.script = counted
@@ -612,6 +621,9 @@ def test_runners_share_their_models_and_stand_in_for_each_other(two_hosts: Fleet
         }
         assert post(front_end, {"model": "small", "x": 1})[0].status == 200
         assert b.script.requests[-1].json == {"model": "long-name-of-b", "x": 1}
+        response, body = post(front_end, {"model": "none"})
+        assert response.status == 404
+        assert error_of(response, body)["code"] == "model_not_found"
         # An error that another may not have, before the first byte; the runner itself asks once.
         a.script.queue.append([Status(503)])
         b.script.queue.append([Headers(), Raw(RECORDED)])

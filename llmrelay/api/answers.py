@@ -174,6 +174,8 @@ class Raw:
         if opened and not streams:
             raise UpstreamBroken(f"The upstream answered with {kind or 'no type'} and no events.")
         self._response, self._streams = response, streams
+        if not streams:
+            self.heartbeat = ()
 
     def piece(self, data: bytes) -> bytes:
         return data

@@ -143,8 +143,10 @@ def test_a_raw_stream_that_breaks_tells_of_it_in_an_event() -> None:
 
 def test_other_raw_answers_that_break_are_cut_without_a_word() -> None:
     assert raw(OBJECT).broken(ERROR) == b""
-    # One that was asked for as a stream and came as an object, too.
+    # One that was asked for as a stream and came as an object, too; no comment may go before it.
     assert raw(OBJECT, events=True).broken(ERROR) == b""
+    assert not raw(OBJECT, events=True).heartbeat
+    assert raw(EVENTS, events=True).heartbeat
 
 
 def test_only_where_a_stream_was_asked_for_there_is_a_heartbeat() -> None:
