@@ -25,6 +25,7 @@ from runner_payload.multipart import (
 from ..config import Config
 from ..errors import BadRequest, MethodNotAllowed, NotFound
 from ..http.events import Request
+from . import json_body
 from .chat import check_coding, media_type
 from .errors import V1
 
@@ -114,7 +115,7 @@ def subject_of_json(body: bytes) -> Subject:
         BadRequest: it is none.
     """
     try:
-        fields = json.loads(body, parse_constant=_no_constant)
+        fields = json_body.parse(body)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is not JSON: {error}.") from error
     if not isinstance(fields, dict):
@@ -202,10 +203,6 @@ def _model(name: object) -> str:
     if not 0 < len(encoded) <= _MAX_MODEL_BYTES or encoded.decode() != name:
         raise BadRequest(f"model has to be text of 1 to {_MAX_MODEL_BYTES} bytes.")
     return encoded.decode()
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 @lru_cache(maxsize=8)

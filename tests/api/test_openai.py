@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 from typing import Literal
 
@@ -286,6 +288,16 @@ def test_a_json_body_names_its_model(body: bytes, subject: Subject) -> None:
 def test_a_body_that_is_no_request_is_400_and_says_why(body: bytes, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         openai.subject_of_json(body)
+
+
+def test_a_long_body_of_nothing_but_lists_is_refused_unread_and_the_collector_goes_on() -> None:
+    # To read it would hold up everybody for seconds.
+    with pytest.raises(BadRequest, match="lists and objects"):
+        openai.subject_of_json(b'{"a": [' + b"[]," * (1024 * 1024) + b"1]}")
+    for body in (b'{"model": "m", "a": "%b"}', b'{"model": "m", "a": "%b}'):
+        with contextlib.suppress(BadRequest):
+            assert openai.subject_of_json(body % (b"x" * 100_000)) == Subject("m")
+        assert gc.isenabled()
 
 
 @given(
