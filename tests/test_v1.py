@@ -465,6 +465,36 @@ def test_a_compressed_body_is_415(stage: Stage) -> None:
     assert "Content-Encoding" in error_of(response, body)["message"]
 
 
+def test_a_group_is_named_in_a_header_as_the_query_is_upstreams(stage: Stage) -> None:
+    stage.script.script = [Status(200, body=b"{}")]
+    name = "X-LLMRelay-Group"
+    response, body = post(stage.front_end, path=f"{CHAT}?group=none")
+    assert (response.status, body) == (200, b"{}")
+    assert stage.upstream.requests[0].path == f"{CHAT}?group=none"
+    for group in ("a\tb", "none"):
+        response, body = post(stage.front_end, headers=JSON | {name: group})
+        assert response.status == 400
+        assert "group" in error_of(response, body)["message"].lower()
+    assert len(stage.upstream.requests) == 1
+
+
+def test_a_connection_is_kept_whatever_upstream_answers(stage: Stage) -> None:
+    stage.script.queue.extend([[Status(404, body=OWN_ERROR)], [Status(403)], [Raw(RECORDED)]])
+    connection = stage.front_end.connect()
+    connection.connect()
+    own_end = connection.sock
+    said = []
+    for _ in range(3):
+        connection.request("POST", CHAT, json.dumps(STREAMED), JSON)
+        response = connection.getresponse()
+        said.append((response.status, response.read()))
+    assert said[0] == (404, OWN_ERROR)
+    assert said[1][0] == 502
+    assert said[2] == (200, RECORDED)
+    assert connection.sock is own_end
+    connection.close()
+
+
 def test_curl_needs_no_content_type(stage: Stage) -> None:
     stage.script.script = [Status(200, body=b"{}")]
     ran = stage.front_end.curl("-d", '{"model":"m"}', f"{stage.front_end.url}{CHAT}")
