@@ -34,6 +34,7 @@ def test_every_option_that_is_written_about_exists(name: str) -> None:
         "--port", "--help", "--version", "--once",
         # Other programs'.
         "--no-buffer", "--upgrade", "--rounds", "--json", "--profile", "--raw",
+        "--data-binary",
         # `llmrelay inventory`'s.
         "--graph",
         # `llmrelay token`'s.

@@ -6,7 +6,10 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import random
+import re
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -15,8 +18,9 @@ import pytest
 
 from tests.conftest import Stage
 from tests.helpers.answers import read_until
-from tests.helpers.front_end import KEY
+from tests.helpers.front_end import KEY, ROOT
 from tests.helpers.multipart import parse_form
+from tests.helpers.openai_api import OpenAIApi
 from tests.helpers.upstream import (
     Cut,
     Delta,
@@ -158,7 +162,7 @@ def test_json_that_is_nested_deeply_is_the_clients_fault(stage: Stage, depth: in
 
 def test_text_is_spoken_into_a_file_while_it_is_made(stage: Stage, tmp_path: Path) -> None:
     first, rest = SOUND[:50_000], SOUND[50_000:]
-    kind = Headers(headers={"content-type": "audio/mpeg", "set-cookie": "a=b"})
+    kind = Headers(headers={"content-type": "audio/mpeg", "set-cookie": "__cf_bm=upstream; path=/"})
     stage.script.paths[SPEECH] = [kind, Raw(first), WaitFor("rest of the sound"), Raw(rest)]
     with socket.create_connection((stage.front_end.host, stage.front_end.port), 10) as connection:
         head = b"POST /speak HTTP/1.0\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi"
@@ -300,3 +304,25 @@ def test_a_wrong_body_hears_what_is_wrong(stage: Stage, arguments: list[str], sa
     assert status == 400
     assert said in sentence
     assert stage.script.requests == []
+
+
+# --- docs/http.md -------------------------------------------------------------------------------
+
+
+def test_the_examples_that_are_written_down_are_answered(stage: Stage, tmp_path: Path) -> None:
+    api = OpenAIApi(KEY)
+    stage.script.script, stage.script.paths = api.chat, dict(api.paths)
+    for name, data in (("photo.png", PNG), ("other.jpg", b"\xff\xd8\xff"), ("talk.mp3", SOUND)):
+        (tmp_path / name).write_bytes(data)
+    shutil.copy(tmp_path / "talk.mp3", tmp_path / "talk.m4a")
+    written, _, _ = (ROOT / "docs/http.md").read_text().partition("## What can go wrong")
+    examples = re.findall(r"^    \$ curl (.*?)(?: \| aplay)?$", written, re.MULTILINE)
+    assert len(examples) > 10
+    for example in examples:
+        ran = subprocess.run(
+            ["sh", "-c", f"curl -sS --fail-with-body --max-time 20 {example}"],
+            cwd=tmp_path, env={**os.environ, "U": stage.front_end.url},
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert (ran.returncode, ran.stderr) == (0, b""), (example, ran.stdout)
+    assert api.complaints == []

@@ -20,7 +20,7 @@ from .errors import error_object
 Header = tuple[str, str]
 
 # The finish reason is known only after the text, so it comes in the trailer section
-# (RFC 9112, section 7.1.2), which `curl -i` does not show and `curl -v --raw` does.
+# (RFC 9112, section 7.1.2), which curl shows with -i, behind the text.
 FINISH_REASON = "X-Finish-Reason"
 
 _NO_STORE: Header = ("Cache-Control", "no-store")
