@@ -21,7 +21,7 @@ from runner_payload.multipart import (
 )
 
 from ..config import Config
-from ..errors import BadRequest, LengthRequired
+from ..errors import BadRequest, LengthRequired, UnsupportedMediaType
 from ..http.events import Request
 from ..values import count, number, parse_model, parse_word
 from .accept import preferred
@@ -105,10 +105,18 @@ class Plain:
                 f"There is no body; {request.path} needs one: curl {self.example} …"
             )
         check_coding(request)
+        self._sent = request
         self.said = Parameters(request, known).said
         self._names_model = "model" in self.said
         self.model: str = self.said.pop("model", model)
         self.group: str | None = self.said.pop("group", None)
+
+    def _check_text(self, text: bytes) -> None:
+        if is_form(self._sent):
+            raise UnsupportedMediaType(
+                f"{self._sent.path} takes text as it is, and no form: curl {self.example} …"
+            )
+        check_prompt(text, "text")
 
     def request(self, request_id: str) -> UpstreamRequest:
         """The request that goes up, with JSON."""
@@ -139,9 +147,9 @@ class Speech(Plain):
         """The body for upstream.
 
         Raises:
-            BadRequest: there is nothing to say.
+            BadRequest, UnsupportedMediaType: there is nothing to say.
         """
-        check_prompt(text, "text")
+        self._check_text(text)
         return json.dumps({"model": self.model, "input": text.decode(), **self._fields}).encode()
 
 
@@ -157,9 +165,9 @@ class Embedding(Plain):
         """The body for upstream.
 
         Raises:
-            BadRequest: there is no text.
+            BadRequest, UnsupportedMediaType: there is no text.
         """
-        check_prompt(text, "text")
+        self._check_text(text)
         return json.dumps({"model": self.model, "input": text.decode(), **self.said}).encode()
 
 
@@ -177,7 +185,6 @@ class Transcription(Plain):
 
     def __init__(self, request: Request, config: Config) -> None:
         super().__init__(request, _TRANSCRIPTION, config.transcription_model)
-        self._sent = request
         self._model_at: int | None = None
         self.before = self.behind = b""
 

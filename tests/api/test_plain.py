@@ -243,6 +243,9 @@ def test_text_has_to_be_some_in_utf_8(kind: type[plain.Speech]) -> None:
         asked.body(b"")
     with pytest.raises(BadRequest, match="The text is not UTF-8: byte 0xff at 1"):
         asked.body(b"a\xff")
+    # Nobody wants to hear a boundary.
+    with pytest.raises(UnsupportedMediaType, match="/speak takes text as it is, and no form"):
+        kind(request("/speak", "", FORM), CONFIG).body(form())
 
 
 @pytest.mark.parametrize(
