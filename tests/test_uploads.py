@@ -53,7 +53,7 @@ def shared(sshd: OpenSSHServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         options = [
             *runner_options(sshd)[2:], "--inventory", str(inventory),
             "--base-url", upstream.base_url,
-            "--max-body", "64KiB", "--max-upload", str(MAX_UPLOAD_BYTES),
+            "--max-body", "64KiB", "--max-upload", str(MAX_UPLOAD_BYTES), "--heartbeat", "200ms",
         ]  # fmt: skip
         with FrontEndProcess(options) as front_end:
             yield Stage(front_end, sshd, script, upstream)
@@ -164,6 +164,30 @@ def test_text_comes_while_the_recording_is_still_sent(stage: Stage) -> None:
         read_until(connection, b"as was")
         connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest))
         read_until(connection, b" said\r\n0\r\n\r\n")
+    assert form(asked(stage))["file"].data == SOUND
+
+
+def test_a_heartbeat_in_a_long_upload_takes_nothing_of_it(stage: Stage) -> None:
+    """It begins the answer, as a client that streams will have it; the upload goes on."""
+    fields = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    body = b"".join(
+        [fields % (b"model", b"tiny"), fields % (b"stream", b"true"), file, SOUND, b"\r\n--b--\r\n"]
+    )
+    done = sse({"type": "transcript.text.done", "text": "as was said"})
+    stage.script.paths[TARGET] = [Raw(done)]
+    with socket.create_connection((stage.front_end.host, stage.front_end.port), 10) as connection:
+        lines = [
+            f"POST {TARGET} HTTP/1.1", "Host: localhost", "Transfer-Encoding: chunked",
+            "Content-Type: multipart/form-data; boundary=b",
+        ]  # fmt: skip
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        first, rest = body[: 1 * MIB], body[1 * MIB :]
+        connection.sendall(b"%x\r\n%b\r\n" % (len(first), first))
+        began = read_until(connection, b": waiting for upstream\n\n")
+        assert b"Content-Type: text/event-stream" in began
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest))
+        read_until(connection, done + b"\r\n0\r\n\r\n")
     assert form(asked(stage))["file"].data == SOUND
 
 
