@@ -203,6 +203,8 @@ class Answer:
         self._wake.set()
 
     def error(self, error: RelayError) -> None:
+        if self._over:  # the answer was whole, and the upload broke off behind it
+            return
         self._error = error
         self._over = True
         self._wake.set()
