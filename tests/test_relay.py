@@ -1,4 +1,4 @@
-"""The middle, between an exchange and a call that are played: what meets in one turn of the loop."""
+"""The middle, between an exchange and a call that are played: what meets in one turn."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ configured. Knows no sockets and no runners.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runner_payload.messages import End
@@ -21,7 +21,7 @@ from runner_payload.multipart import (
 )
 
 from ..config import Config
-from ..errors import BadRequest, LengthRequired, UnsupportedMediaType
+from ..errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMediaType
 from ..http.events import Request
 from ..values import count, number, parse_model, parse_word
 from .accept import preferred
@@ -99,24 +99,37 @@ class Plain:
     path = ""
     example = "-d 'Good morning.'"
 
-    def __init__(self, request: Request, known: Known, model: str) -> None:
+    def __init__(self, request: Request, known: Known, model: str, config: Config) -> None:
         if request.framing is None:
             raise LengthRequired(
                 f"There is no body; {request.path} needs one: curl {self.example} …"
             )
         check_coding(request)
         self._sent = request
+        self._max_bytes = config.max_call_bytes
         self.said = Parameters(request, known).said
         self._names_model = "model" in self.said
         self.model: str = self.said.pop("model", model)
         self.group: str | None = self.said.pop("group", None)
 
-    def _check_text(self, text: bytes) -> None:
+    def _with_text(self, text: bytes, fields: Mapping[str, object]) -> bytes:
+        """The JSON that goes up.
+
+        Raises:
+            BadRequest, UnsupportedMediaType: there is no text.
+            ContentTooLarge: written as JSON it is too long for a runner.
+        """
         if is_form(self._sent):
             raise UnsupportedMediaType(
                 f"{self._sent.path} takes text as it is, and no form: curl {self.example} …"
             )
         check_prompt(text, "text")
+        asked = {"model": self.model, "input": text.decode(), **fields}
+        body = json.dumps(asked, ensure_ascii=False).encode()
+        # A control character is six times as long there.
+        if len(body) > self._max_bytes:
+            raise ContentTooLarge(f"As JSON the text is over {self._max_bytes} bytes.")
+        return body
 
     def request(self, request_id: str) -> UpstreamRequest:
         """The request that goes up, with JSON."""
@@ -135,7 +148,7 @@ class Speech(Plain):
     path = "audio/speech"
 
     def __init__(self, request: Request, config: Config) -> None:
-        super().__init__(request, _SPEECH, config.speech_model)
+        super().__init__(request, _SPEECH, config.speech_model, config)
         by_accept = _FORMAT_OF[preferred(request.headers.get("accept"), list(_FORMAT_OF))]
         self._fields = {
             "response_format": self.said.pop("format", by_accept),
@@ -144,13 +157,8 @@ class Speech(Plain):
         }
 
     def body(self, text: bytes) -> bytes:
-        """The body for upstream.
-
-        Raises:
-            BadRequest, UnsupportedMediaType: there is nothing to say.
-        """
-        self._check_text(text)
-        return json.dumps({"model": self.model, "input": text.decode(), **self._fields}).encode()
+        """The body for upstream; raises as _with_text."""
+        return self._with_text(text, self._fields)
 
 
 class Embedding(Plain):
@@ -159,16 +167,11 @@ class Embedding(Plain):
     path = "embeddings"
 
     def __init__(self, request: Request, config: Config) -> None:
-        super().__init__(request, _EMBEDDING, config.embedding_model)
+        super().__init__(request, _EMBEDDING, config.embedding_model, config)
 
     def body(self, text: bytes) -> bytes:
-        """The body for upstream.
-
-        Raises:
-            BadRequest, UnsupportedMediaType: there is no text.
-        """
-        self._check_text(text)
-        return json.dumps({"model": self.model, "input": text.decode(), **self.said}).encode()
+        """The body for upstream; raises as _with_text."""
+        return self._with_text(text, self.said)
 
 
 class Transcription(Plain):
@@ -184,7 +187,7 @@ class Transcription(Plain):
     example = "-T talk.mp3"
 
     def __init__(self, request: Request, config: Config) -> None:
-        super().__init__(request, _TRANSCRIPTION, config.transcription_model)
+        super().__init__(request, _TRANSCRIPTION, config.transcription_model, config)
         self._model_at: int | None = None
         self.before = self.behind = b""
 

@@ -9,7 +9,7 @@ import pytest
 
 from llmrelay.api import plain
 from llmrelay.config import Config
-from llmrelay.errors import BadRequest, LengthRequired, UnsupportedMediaType
+from llmrelay.errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMediaType
 from llmrelay.http.events import Headers, Request
 from runner_payload.messages import Request as UpstreamRequest
 from tests.helpers.multipart import Part, parse_form
@@ -243,6 +243,11 @@ def test_text_has_to_be_some_in_utf_8(kind: type[plain.Speech]) -> None:
         asked.body(b"")
     with pytest.raises(BadRequest, match="The text is not UTF-8: byte 0xff at 1"):
         asked.body(b"a\xff")
+    # More than it expects makes a runner give up, with all calls that it has.
+    config = Config(max_body_bytes=64 * 1024)
+    with pytest.raises(ContentTooLarge, match="over 262144 bytes"):
+        kind(request(), config).body(bytes(64 * 1024))
+    assert len(kind(request(), config).body("ü".encode() * 32 * 1024)) < 66 * 1024
     # Nobody wants to hear a boundary.
     with pytest.raises(UnsupportedMediaType, match="/speak takes text as it is, and no form"):
         kind(request("/speak", "", FORM), CONFIG).body(form())
