@@ -281,6 +281,29 @@ def test_an_upload_over_its_limit_is_413(stage: Stage) -> None:
     assert stage.script.requests == []
 
 
+def test_no_body_that_is_taken_is_more_than_a_runner_expects(stage: Stage) -> None:
+    """It would end, and every call on it: what grows on its way up is counted before."""
+    numbers = b'{"messages": [{"role": "user", "x": [%b1]}]}' % (b"1e15," * 13_000)
+    escaped = b'{"prompt": "%b"}' % (b"\\u0000" * 10_900)
+    form_of = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n%b\r\n--b--\r\n'
+    image = form_of % (b"\x89PNG\r\n\x1a\n" + bytes(65_400))
+    stage.script.paths |= {
+        path: [Status(200, body={})] for path in ("/v1/embeddings", "/v1/audio/speech")
+    }
+    for path, kind, body in (
+        ("/chat", "application/json", numbers),
+        ("/chat", "application/json", escaped),
+        ("/chat", "multipart/form-data; boundary=b", image),
+        ("/chat", "text/plain", bytes(64 * KIB)),
+        ("/speak", "text/plain", bytes(64 * KIB)),
+        ("/embed", "text/plain", "ü".encode() * 32 * KIB),
+        *(("/transcribe", "audio/mpeg", SOUND[: size * KIB]) for size in (64, 65, 96, 127, 129)),
+    ):
+        response, answer = stage.front_end.request("POST", path, body, {"Content-Type": kind})
+        assert response.status in (200, 413), answer
+    assert "is lost" not in stage.front_end.log
+
+
 def test_what_is_held_whole_is_tried_again_and_what_goes_through_is_not(
     stage: Stage, recording: str
 ) -> None:
