@@ -53,6 +53,7 @@ def fleet(three_hosts: Fleet) -> Fleet:
         host.script.script = answer(host.name)
         host.script.queue.clear()
         host.script.requests.clear()
+        host.script.paths.clear()
     three_hosts.trust()
     three_hosts.write(*(host.line() for host in three_hosts.hosts))
     return three_hosts

@@ -71,6 +71,23 @@ def test_a_call_that_was_not_answered_yet_goes_to_another_runner(fleet: Fleet) -
         wait_until_ready(front_end, "a")
 
 
+def test_a_recording_that_is_held_goes_to_another_runner_and_one_that_streams_does_not(
+    fleet: Fleet,
+) -> None:
+    a, b, _ = fleet.hosts
+    fleet.write(a.line(llmrelay_weight="1000"), b.line())
+    target = "/v1/audio/transcriptions"
+    a.script.paths[target] = REFUSAL
+    b.script.paths[target] = [Status(200, body={"text": "as was said"})]
+    with FrontEndProcess([*fleet.options(), "--max-body", "64KiB"]) as front_end:
+        wait_until_ready(front_end, "a", "b")
+        response, body = front_end.request("POST", "/transcribe", b"ID3")
+        assert (response.status, body) == (200, b"as was said")
+        response, body = front_end.request("POST", "/transcribe", b"ID3" + bytes(1024 * 1024))
+        assert (response.status, body) == (502, b"The upstream answered 503: scripted error\n")
+        assert (len(a.script.requests), len(b.script.requests)) == (2, 1)
+
+
 def test_an_answer_that_had_begun_is_cut_and_not_begun_again(fleet: Fleet) -> None:
     a, b, _ = fleet.hosts
     fleet.write(a.line(llmrelay_weight="1000"), b.line())
