@@ -154,7 +154,10 @@ def subject_of_form(request: Request, begun: bytes, *, whole: bool) -> Subject:
         raise BadRequest(str(error)) from error
     if model is None or name == "model":  # which is not whole, and longer than any
         return Subject(events=events)
-    return Subject(_model(model.decode("utf-8", "replace")), at, events)
+    try:
+        return Subject(_model(model.decode()), at, events)
+    except UnicodeDecodeError:
+        raise BadRequest("The form's model is not UTF-8.") from None
 
 
 def upstream_request(

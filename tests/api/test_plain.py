@@ -224,6 +224,7 @@ def test_of_a_long_upload_the_beginning_is_enough() -> None:
         (form(model=""), "", "1 to 256"),
         (form(model="a").replace(b"--b--", form(model="b").rstrip()), "", "two models"),
         (form(model="a"), "model=a", "model is there twice"),
+        (form(model="aXb").replace(b"X", b"\xff"), "", "model is not UTF-8"),
         # Else there could be more fields in it than anybody here has seen.
         (form(), "prompt=%0D%0A--b--", "prompt has the form's boundary in it"),
     ],
