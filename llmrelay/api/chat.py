@@ -27,6 +27,7 @@ from runner_payload.multipart import (
 from ..config import Config
 from ..errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMediaType
 from ..http.events import Request
+from ..peer_text import one_line
 from ..values import count, number, parse_model
 from .accept import preferred
 from .answers import Events, Form, Json, Text
@@ -246,7 +247,8 @@ def _text_of(begun: PartBegun, data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise BadRequest(f"The field {begun.name} of the form is not UTF-8.") from None
+        name = one_line(begun.name, 100)
+        raise BadRequest(f"The field {name} of the form is not UTF-8.") from None
 
 
 def _parts(request: Request, body: bytes) -> Iterator[tuple[PartBegun, bytes]]:

@@ -12,13 +12,18 @@ from urllib.parse import parse_qsl
 
 from ..errors import BadRequest
 from ..http.events import Request
+from ..peer_text import one_line
 
 _MAX_QUERY_FIELDS = 32
+# Of what a client has sent itself, in an error's sentence.
+_SHOWN_CHARS = 200
 GROUP_HEADER = "X-LLMRelay-Group"
 
 
 def parse_text(text: str) -> str:
-    """Any text."""
+    """Any text; JSON can have half a surrogate pair, which is none."""
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("there is half a surrogate pair in it")
     return text
 
 
@@ -60,9 +65,9 @@ class Parameters:
         """
         parse = self._known.get(name)
         if parse is None:
-            near = difflib.get_close_matches(name, self._known, 1)
+            near = difflib.get_close_matches(name[:_SHOWN_CHARS], self._known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(self._known)}."
-            raise BadRequest(f"There is no parameter {name!r}; {hint}")
+            raise BadRequest(f"There is no parameter {one_line(name, _SHOWN_CHARS)!r}; {hint}")
         if name in self.said:
             raise BadRequest(f"The parameter {name} is there twice.")
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -70,7 +75,8 @@ class Parameters:
         try:
             self.said[name] = parse(str(value))
         except ValueError as error:
-            raise BadRequest(f"The parameter {name} cannot be used: {error}.") from error
+            why = one_line(str(error), _SHOWN_CHARS)
+            raise BadRequest(f"The parameter {name} cannot be used: {why}.") from error
 
     def _take_header(self, group: str) -> None:
         if self.said.setdefault("group", group) != group:

@@ -199,11 +199,21 @@ def test_images_of_a_json_body_are_urls() -> None:
         ({"prompt": "hi", "max_tokens": True}, "neither text nor a number"),
         ({"prompt": "hi", "modle": "x"}, "did you mean model"),
         ({"prompt": "hi", "stream": True}, "Accept: text/event-stream"),
+        ({"prompt": "hi", "system": "\ud800"}, "half a surrogate pair"),
+        ({"prompt": "hi", "model": "\ud800"}, "printable"),
     ],
 )
 def test_a_wrong_json_body_hears_what_is_wrong(body: object, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         asked(body)
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "a\nb", "temperature", "top_p"])
+def test_what_is_wrong_is_said_in_one_short_sentence(name: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        asked({"prompt": "hi", name: "9" * 300 + "\n"})
+    assert len(refused.value.message) < 400
+    assert refused.value.message.isprintable()
 
 
 def test_a_parameter_may_stand_in_one_place_alone() -> None:
