@@ -6,11 +6,20 @@ login was made.
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
 import asyncssh
 
 from ...peer_text import one_line
 from ..channel import HIGH_WATER_BYTES, Backlog, Receiver
 from .failures import reason_of
+
+# Linux's; elsewhere packets leave as they come.
+_CORK = getattr(socket, "TCP_CORK", None)
+_TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class Channel(Backlog, asyncssh.SSHClientSession[bytes]):
@@ -24,7 +33,8 @@ class Channel(Backlog, asyncssh.SSHClientSession[bytes]):
     def write(self, data: bytes) -> None:
         """Sends `data` to the command's stdin; to a closed channel, nowhere."""
         if self._channel is not None and not self._channel.is_closing():
-            self._channel.write(data)
+            with _corked(self._channel.get_extra_info("socket")):
+                self._channel.write(data)
 
     def close(self) -> None:
         """Ends the session; the command gets end of file."""
@@ -52,3 +62,26 @@ class Channel(Backlog, asyncssh.SSHClientSession[bytes]):
         elif channel is not None:
             status = channel.get_exit_status()
         self._receiver.channel_lost(reason_of(exc) if exc else ended, status)
+
+
+@contextlib.contextmanager
+def _corked(sock: Any) -> Iterator[None]:
+    """What is written within leaves in full segments.
+
+    asyncssh puts an empty packet before each one and writes every packet by itself, so that sshd
+    would be woken for each.
+
+    Args:
+        sock: None where the way is no TCP connection of ours (ProxyCommand, a jump).
+    """
+    if sock is None or _CORK is None or sock.family not in _TCP_FAMILIES:
+        yield
+        return
+    # It may be closed before the channel knows.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, _CORK, 0)
