@@ -19,6 +19,8 @@ from collections.abc import Callable
 _READ_BYTES = 64 * 1024
 # Above this much unsent output calls stop reading upstream until it has gone.
 HIGH_WATER_BYTES = 1024 * 1024
+# As many buffers as Linux and BSD write at once (writev(2), IOV_MAX).
+_MOST_BUFFERS = 1024
 
 
 def claim() -> tuple[int, int]:
@@ -51,7 +53,7 @@ class Stdio:
         self._on_data = on_data
         self._on_lost = on_lost
         self._lost = False
-        self._unsent: list[bytes] = []
+        self._unsent: list[bytes | memoryview] = []
         self._unsent_bytes = 0
         self._flush_scheduled = False
         self._writable = asyncio.Event()
@@ -112,17 +114,16 @@ class Stdio:
         self._flush_scheduled = False
         if self._lost:
             return
-        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
         try:
-            sent = os.write(self._out, data) if data else 0
+            sent = os.writev(self._out, self._unsent[:_MOST_BUFFERS]) if self._unsent else 0
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
             self._lose()
             return
-        self._unsent_bytes = len(data) - sent
+        self._unsent_bytes -= sent
         if self._unsent_bytes:
-            self._unsent[:] = [data[sent:]]
+            self._drop(sent)
             # Further writes only join the backlog: the descriptor says when it takes more.
             self._flush_scheduled = True
             self._loop.add_writer(self._out, self._resume)
@@ -130,6 +131,16 @@ class Stdio:
             self._unsent.clear()
         if not self.congested:
             self._writable.set()
+
+    def _drop(self, sent: int) -> None:
+        """Forgets what has gone, and copies nothing of what has not."""
+        whole = 0
+        while sent >= len(self._unsent[whole]):
+            sent -= len(self._unsent[whole])
+            whole += 1
+        del self._unsent[:whole]
+        if sent:
+            self._unsent[0] = memoryview(self._unsent[0])[sent:]
 
     def _resume(self) -> None:
         self._loop.remove_writer(self._out)

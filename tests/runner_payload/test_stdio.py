@@ -127,15 +127,15 @@ def test_what_is_written_in_one_loop_turn_leaves_in_one_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[bytes] = []
-    write = os.write
+    writev = os.writev
 
     class Os:
         def __getattr__(self, name: str) -> Any:
             return getattr(os, name)
 
-        def write(self, descriptor: int, data: bytes) -> int:
-            written.append(data)
-            return write(descriptor, data)
+        def writev(self, descriptor: int, buffers: list[bytes]) -> int:
+            written.append(b"".join(buffers))
+            return writev(descriptor, buffers)
 
     monkeypatch.setattr(stdio, "os", Os())
 
