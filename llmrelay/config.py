@@ -86,7 +86,7 @@ class Config(RunnerOptions, ApiOptions, ClientOptions):
         "BYTES",
         size(4 * KIB, 64 * MIB),
         256 * KIB,
-        "What may be under way to one slow client, per call: some minutes of text.",
+        "What may be under way to one slow client, per call; to a fast one, four times as much.",
         _LIMITS,
     )
     max_calls: int = _option(

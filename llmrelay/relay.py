@@ -27,6 +27,9 @@ from .peer_text import one_line
 from .runners.attempts import Attempts
 from .runners.call import LinkCall
 
+# Half a window within this time is no text that somebody reads: the call may have more under way.
+MUCH_S = 0.5
+
 # What upstream gives as finish_reason goes into a header.
 _WORD = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -102,6 +105,8 @@ class Answer:
         self._begun = False
         self._over = False
         self._error: RelayError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._credited_at_s = -MUCH_S
         self._heartbeat_s = config.heartbeat_s
         self._heartbeat: asyncio.TimerHandle | None = None
         if self._form.heartbeat and self._heartbeat_s:
@@ -185,8 +190,10 @@ class Answer:
     def credit_due(self) -> None:
         if self._exchange.congested:
             self._wake.set()
-        else:
-            self._call.hand_back()
+            return
+        now_s = self._loop.time()
+        self._call.hand_back(grow=now_s - self._credited_at_s < MUCH_S)
+        self._credited_at_s = now_s
 
     def end(self, end: End) -> None:
         if end.finish_reason and not _WORD.fullmatch(end.finish_reason):

@@ -68,12 +68,13 @@ class Inbound:
     async def pieces(self) -> AsyncIterator[bytes]:
         """What comes, up to the end; each piece is asked for when the one before has gone on."""
         while True:
+            waited = not self._held
             while not self._held and not self.ended:
                 self._come.clear()
                 await self._come.wait()
             if not self._held:
                 return
-            owed = self._window.take_credit()
+            owed = self._window.take_credit(grow=waited)
             yield self.take()
             if owed:
                 self._hand_back(owed)

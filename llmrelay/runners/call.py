@@ -129,9 +129,13 @@ class LinkCall:
         if not self.over:
             self._outlet.send(FrameType.END, self.call_id, End().encode())
 
-    def hand_back(self) -> None:
-        """What came has gone on to the client: the runner may send as much again."""
-        if not self.over and (amount := self._receive.take_credit()):
+    def hand_back(self, *, grow: bool = False) -> None:
+        """What came has gone on to the client: the runner may send as much again.
+
+        Args:
+            grow: and more, as the client is not what holds it up.
+        """
+        if not self.over and (amount := self._receive.take_credit(grow=grow)):
             self._outlet.write(encode_credit(self.call_id, amount))
 
     def cancel(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner_payload.credit import MAX_CREDIT, ReceiveWindow, SendWindow
+from runner_payload.credit import GROWTH, MAX_CREDIT, ReceiveWindow, SendWindow
 from runner_payload.protocol import RemoteProtocolError
 
 
@@ -55,13 +55,27 @@ def test_a_window_of_one_byte_works() -> None:
     assert window.receive(1)
 
 
+def test_a_receive_window_grows_up_to_a_multiple_of_its_size_and_no_further() -> None:
+    window = ReceiveWindow(10)
+    assert window.receive(5)
+    assert window.take_credit(grow=True) == 5 + 10
+    assert not window.receive(9)
+    assert window.receive(1), "half of what it is now"
+    assert window.take_credit(grow=True) == 10 + 20
+    window.receive(20)
+    assert window.take_credit(grow=True) == 20
+    window.receive(10 * GROWTH)
+    with pytest.raises(RemoteProtocolError):
+        window.receive(1)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 1000), st.lists(st.integers(1, 400), max_size=50))
+@given(st.integers(1, 1000), st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=50))
 def test_a_sender_and_a_receiver_never_disagree_and_never_stall(
-    size: int, wanted: list[int]
+    size: int, wanted: list[tuple[int, bool]]
 ) -> None:
     sender, receiver = SendWindow(size), ReceiveWindow(size)
-    for amount in wanted:
+    for amount, grow in wanted:
         left = amount
         while left:
             piece = min(left, sender.available)
@@ -69,5 +83,5 @@ def test_a_sender_and_a_receiver_never_disagree_and_never_stall(
             sender.spend(piece)
             left -= piece
             if receiver.receive(piece):
-                sender.grant(receiver.take_credit())
-        assert 0 < sender.available <= size
+                sender.grant(receiver.take_credit(grow=grow))
+        assert 0 < sender.available <= GROWTH * size

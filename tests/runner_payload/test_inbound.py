@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
+from runner_payload.credit import GROWTH
 from runner_payload.inbound import Inbound
 from runner_payload.protocol import RemoteProtocolError
 
@@ -100,7 +101,7 @@ def test_credit_for_what_is_passed_on_goes_back_only_when_it_has_gone_on() -> No
     play(scene)
 
 
-def test_a_slow_upstream_gets_no_more_than_a_window_ahead_of_it() -> None:
+def test_no_upstream_gets_more_than_a_grown_window_ahead_of_it() -> None:
     async def scene() -> None:
         loop = asyncio.get_running_loop()
         allowed, sent, taken = WINDOW, 0, 0
@@ -121,8 +122,27 @@ def test_a_slow_upstream_gets_no_more_than_a_window_ahead_of_it() -> None:
         inbound = Inbound(WINDOW, None, hand_back)
         send()
         async for piece in inbound.pieces():
-            assert sent - taken <= WINDOW
+            assert sent - taken <= GROWTH * WINDOW
             taken += len(piece)
         assert taken == 100
+
+    play(scene)
+
+
+def test_a_window_grows_for_an_upstream_that_waits_for_bytes_and_for_no_other() -> None:
+    async def scene() -> None:
+        credit: list[int] = []
+        inbound = Inbound(WINDOW, None, credit.append)
+        pieces = inbound.pieces()
+        waiting = asyncio.ensure_future(anext(pieces))
+        await asyncio.sleep(0)
+        inbound.receive(b"a")
+        await waiting
+        inbound.receive(b"b")
+        assert await anext(pieces) == b"b"
+        assert credit == [1 + WINDOW], "it had waited for the first piece"
+        inbound.receive(b"c")
+        assert await anext(pieces) == b"c"
+        assert credit == [1 + WINDOW, 1], "and not for the second"
 
     play(scene)
