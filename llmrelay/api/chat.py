@@ -29,6 +29,7 @@ from ..errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMed
 from ..http.events import Request
 from ..peer_text import one_line
 from ..values import count, number, parse_model
+from . import json_body
 from .accept import preferred
 from .answers import Events, Form, Json, Text
 from .parameters import Parameters, parse_group, parse_text
@@ -184,7 +185,7 @@ def _conversation(
 def _from_json(body: bytes, parameters: Parameters) -> list[dict[str, Any]]:
     """The messages of an object with `prompt` (and `images`), or `messages`."""
     try:
-        fields = json.loads(body)
+        fields = json_body.parse(body)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is not JSON, as its Content-Type says: {error}.") from error
     if not isinstance(fields, dict):

@@ -1,7 +1,7 @@
 """A body's JSON, read at once, however many things are in it.
 
 A body of some megabytes may be millions of lists and nothing else, and what reads it holds up all
-other exchanges. Pure. Used by openai.py.
+other exchanges. Pure. Used by chat.py and openai.py.
 """
 
 from __future__ import annotations
