@@ -184,12 +184,7 @@ def _conversation(
 
 def _from_json(body: bytes, parameters: Parameters) -> list[dict[str, Any]]:
     """The messages of an object with `prompt` (and `images`), or `messages`."""
-    try:
-        fields = json_body.parse(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON, as its Content-Type says: {error}.") from error
-    if not isinstance(fields, dict):
-        raise BadRequest('The body is JSON and no object: send {"prompt": "…"}.')
+    fields = json_body.parse_object(body)
     prompt, messages = fields.pop("prompt", None), fields.pop("messages", None)
     images = fields.pop("images", None) or []
     if fields.pop("stream", None):

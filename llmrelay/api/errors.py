@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from ..errors import RelayError
+from ..errors import RelayError, UpstreamAuth
 from ..http.events import Request
 
 V1 = "/v1/"
@@ -34,7 +34,11 @@ def render_error(
         said = [field for field in error.upstream.headers if field[0] != twice]
         return error.upstream.status, [*said, code], error.upstream.body
     body = json.dumps(error_object(error, anthropic=request.path.startswith(_MESSAGES)))
-    return error.status, [("Content-Type", "application/json"), code], body.encode() + b"\n"
+    headers = [("Content-Type", "application/json"), code]
+    if isinstance(error, UpstreamAuth):
+        # OpenAI's clients would ask again, as for any 5xx; only the operator can mend it.
+        headers.append(("X-Should-Retry", "false"))
+    return error.status, headers, body.encode() + b"\n"
 
 
 def is_v1(request: Request) -> bool:

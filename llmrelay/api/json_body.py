@@ -10,19 +10,30 @@ import gc
 import json
 from typing import Any
 
+from ..errors import BadRequest
+
 # Below that it makes no difference.
 _LONG_BYTES = 64 * 1024
 # A byte in eight of the longest body: no text has so many, were it a program's.
 _MAX_BRACKETS = 1024 * 1024
 
 
-def parse(body: bytes) -> Any:
-    """What `body` says.
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The object that `body` is.
 
     Raises:
-        ValueError: it is not JSON, or nothing that anybody would send.
-        RecursionError: it is nested too deep.
+        BadRequest: it is none, or one that nobody would send.
     """
+    try:
+        fields = _parse(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON: {error}.") from error
+    if not isinstance(fields, dict):
+        raise BadRequest("The body is JSON and no object.")
+    return fields
+
+
+def _parse(body: bytes) -> Any:
     if len(body) < _LONG_BYTES:
         return json.loads(body, parse_constant=_no_constant)
     if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:

@@ -114,12 +114,7 @@ def subject_of_json(body: bytes) -> Subject:
     Raises:
         BadRequest: it is none.
     """
-    try:
-        fields = json_body.parse(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON: {error}.") from error
-    if not isinstance(fields, dict):
-        raise BadRequest("The body is JSON and no object.")
+    fields = json_body.parse_object(body)
     model = fields.get("model")
     return Subject(_model(model) if model is not None else None, None, fields.get("stream") is True)
 

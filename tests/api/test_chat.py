@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import pytest
 
@@ -11,24 +12,13 @@ from llmrelay.api import chat
 from llmrelay.api.answers import Events, Json, Text
 from llmrelay.config import Config
 from llmrelay.errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMediaType
-from llmrelay.http.events import Headers, Request
+from llmrelay.http.events import Request
 from runner_payload.messages import Call
+from tests.api.requests import a_request
 
 
-def request(query: str = "", *headers: tuple[str, str], framing: int | None = 2) -> Request:
-    return Request(
-        method="POST",
-        target="/chat",
-        path="/chat",
-        query=query,
-        scheme="",
-        authority="localhost",
-        version=(1, 1),
-        headers=Headers(tuple(headers)),
-        keep_alive=True,
-        expect_continue=False,
-        framing=framing,
-    )
+def request(query: str = "", *headers: tuple[str, str], **said: Any) -> Request:
+    return a_request("/chat", *headers, query=query, **said)
 
 
 def test_without_a_query_the_call_is_as_configured() -> None:
@@ -193,7 +183,7 @@ def test_images_of_a_json_body_are_urls() -> None:
         ({"messages": "hi"}, "a role"),
         ({"messages": [{"content": "hi"}]}, "a role"),
         ({"messages": [{"role": "user"}], "images": ["https://x"]}, "images are in them"),
-        (b'{"messages": [{"role": "user", "content": NaN}]}', "cannot be sent on"),
+        (b'{"messages": [{"role": "user", "content": NaN}]}', "NaN is no JSON"),
         (b'{"messages": [{"role": "user", "content": [1e999]}]}', "cannot be sent on"),
         ({"prompt": "hi", "max_tokens": 1.5}, "no whole number"),
         ({"prompt": "hi", "max_tokens": True}, "neither text nor a number"),

@@ -20,7 +20,7 @@ from llmrelay.errors import (
     UpstreamRateLimited,
     UpstreamUnavailable,
 )
-from tests.api.test_openai import request
+from tests.api.requests import a_request as request
 
 V1 = request("/v1/chat/completions")
 CHAT = request("/chat")
@@ -51,7 +51,9 @@ def test_upstreams_own_body_is_not_for_the_plain_endpoints() -> None:
 def test_below_v1_every_error_is_openais_object(kind: type[RelayError]) -> None:
     status, headers, body = render_error(V1, "req_1", kind('It is "so".\n'))
     assert status == kind.status
-    assert dict(headers) == {"Content-Type": "application/json", "X-Error-Code": kind.code}
+    said = dict(headers)
+    assert (said.pop("X-Should-Retry", None) == "false") is (kind is UpstreamAuth)
+    assert said == {"Content-Type": "application/json", "X-Error-Code": kind.code}
     (error,) = json.loads(body).values()
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"] == 'It is "so".\n'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-from typing import Literal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,34 +15,17 @@ from llmrelay.api import openai
 from llmrelay.api.openai import Subject
 from llmrelay.config import Config
 from llmrelay.errors import BadRequest, MethodNotAllowed, NotFound, UnsupportedMediaType
-from llmrelay.http.events import Headers, Request
+from llmrelay.http.events import Request
 from runner_payload.messages import Request as UpstreamRequest
+from tests.api.requests import a_request
 from tests.runner_payload.forms import form
 
 CONFIG = Config()
 FORM = ("content-type", "multipart/form-data; boundary=xYzZY")
 
 
-def request(
-    path: str = "/v1/chat/completions",
-    *headers: tuple[str, str],
-    method: str = "POST",
-    query: str = "",
-    framing: int | Literal["chunked"] | None = 2,
-) -> Request:
-    return Request(
-        method=method,
-        target=path,
-        path=path,
-        query=query,
-        scheme="",
-        authority="localhost",
-        version=(1, 1),
-        headers=Headers(tuple(headers)),
-        keep_alive=True,
-        expect_continue=False,
-        framing=framing,
-    )
+def request(path: str = "/v1/chat/completions", *headers: tuple[str, str], **said: Any) -> Request:
+    return a_request(path, *headers, **said)
 
 
 def goes_up(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
 from llmrelay.api import plain
 from llmrelay.config import Config
 from llmrelay.errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMediaType
-from llmrelay.http.events import Headers, Request
+from llmrelay.http.events import Request
 from runner_payload.messages import Request as UpstreamRequest
+from tests.api.requests import a_request
 from tests.helpers.multipart import Part, parse_form
 
 CONFIG = Config(
@@ -20,21 +22,9 @@ CONFIG = Config(
 
 
 def request(
-    path: str = "/speak", query: str = "", *headers: tuple[str, str], framing: int | str | None = 2
+    path: str = "/speak", query: str = "", *headers: tuple[str, str], **said: Any
 ) -> Request:
-    return Request(
-        method="POST",
-        target=path,
-        path=path,
-        query=query,
-        scheme="",
-        authority="localhost",
-        version=(1, 1),
-        headers=Headers(tuple(headers)),
-        keep_alive=True,
-        expect_continue=False,
-        framing=framing,  # type: ignore[arg-type]
-    )
+    return a_request(path, *headers, query=query, **said)
 
 
 # --- Speech -------------------------------------------------------------------------------------
