@@ -64,11 +64,26 @@ FORBIDDEN = {
     "runner_payload/protocol.py": ["asyncio", "socket", "time", "logging"],
     "runner_payload/messages.py": ["asyncio", "socket", "time", "logging"],
     "runner_payload/events.py": ["asyncio", "socket", "time", "logging"],
-    "runner_payload/multipart.py": ["asyncio", "socket", "time", "logging"],
+    **{
+        f"runner_payload/{name}.py": ["asyncio", "socket", "time", "logging"]
+        for name in ("adapters", "elevenlabs", "multipart", "multipart_head", "transcript")
+    },
     "runner_payload/sse.py": ["asyncio", "socket", "time", "logging"],
     "runner_payload/deltas.py": ["asyncio", "socket", "time", "logging"],
     # The flow goes one way: a part may not know what is put together from it.
-    "llmrelay/relay.py": ["llmrelay.serve", "llmrelay.cli", "llmrelay.routes"],
+    "llmrelay/relay.py": [
+        "llmrelay.serve",
+        "llmrelay.cli",
+        "llmrelay.routes",
+        "llmrelay.endpoints",
+    ],
+    # A client as any other: all that it knows of the front-end is its URL.
+    "llmrelay/chatting/": [
+        "asyncio",
+        *(f"llmrelay.{name}" for name in ("http", "api", "runners", "relay", "serve", "endpoints")),
+        "runner_payload",
+    ],
+    "llmrelay/upstreams.py": ["asyncio", "llmrelay", "runner_payload"],
 }
 
 # What both sides share; everything else of the payload is text to the front-end.
