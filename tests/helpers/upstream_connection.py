@@ -174,11 +174,12 @@ class Connection(asyncio.Protocol):
             _finish(recorded, completed=True)
             if ending == "reset":
                 self._reset()
-            elif (
-                ending == "close"
-                or recorded.headers.get("connection", "").lower() == "close"
-                or recorded.parts is not None
-            ):
+            elif ending == "close" or recorded.headers.get("connection", "").lower() == "close":
+                self._transport.close()
+            elif recorded.parts is not None:
+                # As servers do, whose answer an RST would overtake (RFC 9112, section 9.6).
+                async for _ in recorded.parts:
+                    pass
                 self._transport.close()
 
     async def _read_request(self) -> Recorded:
