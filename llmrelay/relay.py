@@ -231,8 +231,7 @@ class Answer:
         self._exchange.forget_body()
 
     def _arm_heartbeat(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._heartbeat = loop.call_later(self._heartbeat_s, self._beat)
+        self._heartbeat = self._loop.call_later(self._heartbeat_s, self._beat)
 
     def _beat(self) -> None:
         """Nothing has come yet: proxies learn that the connection is alive, clients skip it."""
