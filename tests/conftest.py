@@ -59,7 +59,7 @@ def fleet(three_hosts: Fleet) -> Fleet:
     return three_hosts
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_stage(sshd: OpenSSHServer) -> Iterator[Stage]:
     script = ScriptedUpstream()
     with script.in_thread() as upstream:
@@ -70,7 +70,7 @@ def shared_stage(sshd: OpenSSHServer) -> Iterator[Stage]:
 
 @pytest.fixture
 def stage(shared_stage: Stage) -> Stage:
-    """A module's stage as each test finds it: the default answer, no request recorded."""
+    """The stage as each test finds it: the default answer, no request recorded."""
     shared_stage.script.queue.clear()
     shared_stage.script.script = answer("Hello", ", ", "world")
     shared_stage.script.requests.clear()

@@ -64,7 +64,7 @@ async function run() {
     text: await read("/chat", {method: "POST", body: "text"}),
     blind: await fetch(url + "/chat", {method: "POST", body: "blind", mode: "no-cors"})
       .then(response => response.type, String),
-    json: await read("/chat", {method: "POST", body: "{}", headers: json}),
+    json: await read("/chat", {method: "POST", body: '{"prompt": "object"}', headers: json}),
     missing: await read("/missing"),
     form: await submit(),
     sandbox: await submitInSandbox(),
@@ -144,7 +144,7 @@ def test_the_same_page_works_where_its_origin_is_allowed(
                 "POST /chat 403",  # out of the sandbox
             ]
             prompts = [r.json["messages"][-1]["content"] for r in upstream.requests]
-            assert prompts == ["text", "blind", "{}", "a=form\r\n"]
+            assert prompts == ["text", "blind", "object", "a=form\r\n"]
 
 
 STREAMING_PAGE = """<!doctype html>

@@ -35,7 +35,9 @@ def test_an_answer_is_ok_and_a_call_that_we_cancelled_says_nothing() -> None:
 
 @pytest.mark.parametrize("code", sorted(BY_CODE))
 def test_an_error_counts_against_the_runner_if_it_is_not_the_requests(code: str) -> None:
-    of_the_request = {"upstream_bad_request", "upstream_not_found", "upstream_unprocessable"}
+    of_the_request = {
+        f"upstream_{what}" for what in ("bad_request", "not_found", "too_large", "unprocessable")
+    }
     error = BY_CODE[code]("what happened")
     is_its_own = code.startswith(("upstream_", "runner_")) and code not in of_the_request
     assert (outcome_of(error) is Outcome.FAILED) == is_its_own
