@@ -14,9 +14,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import httpx2
@@ -245,15 +246,29 @@ def _http_client(max_connections: int, start: Start) -> httpx2.AsyncClient:
             max_keepalive_connections=100,
             keepalive_expiry=30.0,
         ),
+        # What upstream gives one client is not for the next.
+        "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
         "event_hooks": {
             "request": [_own_content_type, _keys_stay(start.key_header)],
             "response": [_no_long_waits],
         },
     }
     try:
-        return openai.DefaultAioHttpClient(**options)
+        return _without_jar(openai.DefaultAioHttpClient(**options))
     except RuntimeError:  # aiohttp is not there, or older than the SDK wants
         return openai.DefaultAsyncHttpxClient(**options)
+
+
+def _without_jar(client: Any) -> httpx2.AsyncClient:
+    """aiohttp's sessions have a jar for cookies besides, which the SDK has no option for."""
+    aiohttp = import_module("aiohttp")
+    for transport in (client._transport, *client._mounts.values()):
+        if hasattr(transport, "get_client"):
+            session = transport.get_client()
+            jar = aiohttp.DummyCookieJar()
+            transport.client = aiohttp.ClientSession(connector=session.connector, cookie_jar=jar)
+            session.detach()
+    return cast(httpx2.AsyncClient, client)
 
 
 async def _own_content_type(request: httpx2.Request) -> None:

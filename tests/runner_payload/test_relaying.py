@@ -551,6 +551,26 @@ def asked_in_vain(
     return asyncio.run(scene()), server.requests
 
 
+def test_what_upstream_gives_one_client_is_not_for_the_next() -> None:
+    given = Headers(headers={"set-cookie": "session=of-one; Path=/", "content-type": "x/y"})
+    server = ScriptedUpstream([given, Raw(b"{}")])
+
+    async def scene() -> None:
+        async with asyncio.timeout(LIMIT_S), server:
+            # aiohttp keeps no cookies of addresses.
+            client = Upstream(a_start(server.base_url.replace("127.0.0.1", "localhost")), 10)
+            try:
+                for _ in range(2):
+                    answered = await relayed(client, Request("POST", CHAT), b"{}")
+                    assert answered.failure is None
+                    assert "of-one" not in str(answered.heads)
+            finally:
+                await client.close()
+
+    asyncio.run(scene())
+    assert ["cookie" in recorded.headers for recorded in server.requests] == [False, False]
+
+
 def test_an_idempotency_key_is_the_same_for_all_retries() -> None:
     request = Request("POST", CHAT, headers=(("idempotency-key", "k-1"),))
     answered, requests = asked_in_vain(Status(500), Status(500), request=request, body=b"{}")
