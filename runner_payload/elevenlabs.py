@@ -273,20 +273,6 @@ def models_answer(answer: bytes) -> bytes:
     return json.dumps({"object": "list", "data": data}).encode()
 
 
-def error_message(answer: bytes) -> str | None:
-    """What ElevenLabs says about a request that it has refused: its `detail`."""
-    try:
-        said = _parsed(answer)
-    except BrokenAnswer:
-        return None
-    detail = said.get("detail") if isinstance(said, dict) else None
-    if isinstance(detail, list) and detail:  # of 422: what is wrong with each field
-        detail = detail[0]
-    if isinstance(detail, dict):
-        detail = detail.get("message") or detail.get("msg")
-    return detail if isinstance(detail, str) else None
-
-
 def _no_such_format(known: Iterable[str]) -> str:
     return f"ElevenLabs has no such `response_format`: ask for {' or '.join(known)}."
 

@@ -18,7 +18,6 @@ from runner_payload.elevenlabs import (
     BrokenAnswer,
     CannotBeHad,
     TranscriptionRewriter,
-    error_message,
     models_answer,
     speech_request,
     transcription_answer,
@@ -384,19 +383,3 @@ def test_models_are_listed_as_openai_lists_them(client: Client) -> None:
     for broken in (b"{}", b"x"):
         with pytest.raises(BrokenAnswer):
             models_answer(broken)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (b'{"detail": {"status": "invalid_api_key", "message": "No key"}}', "No key"),
-        (b'{"detail": [{"loc": ["body"], "msg": "Required", "type": "v"}]}', "Required"),
-        (b'{"detail": "Not Found"}', "Not Found"),
-        (b'{"detail": []}', None),
-        (b'{"detail": {"message": 1}}', None),
-        (b"[]", None),
-        (b"<html>", None),
-    ],
-)
-def test_what_elevenlabs_says_of_an_error_is_found(answer: bytes, message: str | None) -> None:
-    assert error_message(answer) == message
