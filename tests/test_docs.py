@@ -35,8 +35,8 @@ def test_every_option_that_is_written_about_exists(name: str) -> None:
         # Other programs'.
         "--no-buffer", "--upgrade", "--rounds", "--json", "--profile", "--raw",
         "--data-binary",
-        # `llmrelay inventory`'s.
-        "--graph",
+        # `llmrelay inventory`'s, `llmrelay chat`'s.
+        "--graph", "--url",
         # `llmrelay token`'s.
         "--calls", "--per-minute",
     }  # fmt: skip
