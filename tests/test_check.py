@@ -251,12 +251,13 @@ def test_without_a_key_everything_but_upstream_is_tried(
 def test_ctrl_c_ends_a_check_cleanly(fleet: Fleet, bastion: OpenSSHServer) -> None:
     with blackhole() as port:
         fleet.write(f"a ansible_host=127.0.0.1 ansible_port={port}")
+        before = connecting_to(port)
         process = subprocess.Popen(
             [sys.executable, "-m", "llmrelay", "check", *options(fleet, bastion)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
         deadline = time.monotonic() + 10
-        while not connecting_to(port):
+        while not connecting_to(port) - before:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
@@ -264,11 +265,11 @@ def test_ctrl_c_ends_a_check_cleanly(fleet: Fleet, bastion: OpenSSHServer) -> No
     assert (process.returncode, stderr) == (130, "llmrelay: ended at once by SIGINT\n")
 
 
-def connecting_to(port: int) -> bool:
-    """Whether somebody waits for a connection to that port (state 02, SYN_SENT)."""
+def connecting_to(port: int) -> set[str]:
+    """From where somebody waits for a connection to that port (state 02, SYN_SENT)."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    waiting = [line.split() for line in lines]
-    return sum(each[2].endswith(f":{port:04X}") and each[3] == "02" for each in waiting) > 1
+    sockets = [line.split() for line in lines]
+    return {each[1] for each in sockets if each[2].endswith(f":{port:04X}") and each[3] == "02"}
 
 
 def test_nothing_to_check_is_an_error_of_the_command_line() -> None:

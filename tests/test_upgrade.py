@@ -94,7 +94,7 @@ async def load(connect: Callable[[], object]) -> AsyncIterator[Load]:
 @pytest.fixture
 def options(stage: Stage) -> list[str]:
     """What leads to a runner whose upstream takes its time, as models do."""
-    stage.script.script = [Delta("Hello"), Pause(0.02), *answer(", world")]
+    stage.script.script = [Delta("Hello"), Pause(0.1), *answer(", world")]
     return [*runner_options(stage.server), "--base-url", stage.upstream.base_url]
 
 
