@@ -49,17 +49,15 @@ _TRANSPORT_ERRORS: tuple[type[Exception], ...] = (httpx2.HTTPError, OSError)
 with contextlib.suppress(ImportError):
     _TRANSPORT_ERRORS += (import_module("aiohttp").ClientError,)
 
-
 # Asks the SDK for the response as it is, unread; what its own with_streaming_response sets.
 _UNREAD = {"X-Stainless-Raw-Response": "stream"}
 # In which it says how often it has asked before.
 _RETRY_COUNT = "x-stainless-retry-count"
 # Carries a form's Content-Type past the SDK, which takes no bytes for a form (_own_content_type).
 _FORM_TYPE = "x-llmrelay-content-type"
-
-
 # Where the SDK's clients have the key.
 _KEY_HEADERS = ("authorization", "api-key")
+# What a redirected request still has of the first one: where that went.
 _HOME = "llmrelay_home"
 
 
@@ -126,16 +124,9 @@ class Upstream:
         Raises:
             UpstreamFailure: an error's status, or an answer that broke off, be it while it is read.
         """
-        start = self._start
-        own: dict[str, Any] = {}
-        if native and start.key_header:
-            own = {start.key_header: start.api_key, "Authorization": openai.Omit()}
-        content_type = headers.get("content-type", "")
-        if content_type.lower().startswith("multipart/"):
-            own |= {"content-type": "application/octet-stream", _FORM_TYPE: content_type}
         again = isinstance(body, (bytes, NoneType))
         client = self._clients[min(retries, MAX_RETRIES) if again else 0]
-        options: Any = {"headers": {**headers, **own, **_UNREAD}, "timeout": _TIMEOUT}
+        options: Any = {"headers": self._headers(headers, native=native), "timeout": _TIMEOUT}
         begun = False
         try:
             ask: Any = getattr(client, method.lower())
@@ -159,6 +150,17 @@ class Upstream:
         except _TRANSPORT_ERRORS as error:
             how = "and broke off" if begun else "with something that is no answer"
             raise failures.broken(f"{how} ({failures.root_cause(error)})") from error
+
+    def _headers(self, headers: Mapping[str, str], *, native: bool) -> dict[str, Any]:
+        """What the SDK is told beside its own: the request's, and how it is to be sent."""
+        told: dict[str, Any] = {**headers, **_UNREAD}
+        start = self._start
+        if native and start.key_header:
+            told |= {start.key_header: start.api_key, "Authorization": openai.Omit()}
+        content_type = headers.get("content-type", "")
+        if content_type.lower().startswith("multipart/"):
+            told |= {"content-type": "application/octet-stream", _FORM_TYPE: content_type}
+        return told
 
     def path_of(self, path: str, model: str) -> str:
         """Where upstream has what the API has at `path`: Azure has it below each deployment."""

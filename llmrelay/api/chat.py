@@ -25,11 +25,11 @@ from runner_payload.multipart import (
 )
 
 from ..config import Config
-from ..errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMediaType
+from ..errors import BadRequest, ContentTooLarge, LengthRequired
 from ..http.events import Request
 from ..peer_text import one_line
 from ..values import count, number, parse_model
-from . import json_body
+from . import bodies
 from .accept import preferred
 from .answers import Events, Form, Json, Text
 from .parameters import Parameters, parse_group, parse_text
@@ -89,19 +89,8 @@ def check_head(request: Request) -> None:
     """
     if request.framing is None:
         raise LengthRequired("There is no body; it has to be the prompt: curl -d 'Explain SSH.' …")
-    check_coding(request)
+    bodies.check_coding(request)
     Parameters(request, _PARAMETERS)
-
-
-def check_coding(request: Request) -> None:
-    """Refuses a compressed body.
-
-    Raises:
-        UnsupportedMediaType: it is one.
-    """
-    coding = (request.headers.get("content-encoding") or "identity").strip().lower()
-    if coding != "identity":
-        raise UnsupportedMediaType("The body is read as it is: send it without Content-Encoding.")
 
 
 def parse(request: Request, body: bytes, config: Config) -> ChatRequest:
@@ -113,14 +102,14 @@ def parse(request: Request, body: bytes, config: Config) -> ChatRequest:
         ContentTooLarge: the messages would be too long for a runner.
     """
     parameters = Parameters(request, _PARAMETERS)
-    kind = media_type(request)
+    kind = bodies.media_type(request)
     messages: list[dict[str, Any]] | None = None
     if kind == "application/json":
         messages = _from_json(body, parameters)
     elif kind == "multipart/form-data":
         messages = _from_form(request, body, parameters)
     else:
-        check_prompt(body)
+        bodies.check_text(body)
     said = parameters.said
     call = Call(**{name: said.get(name, getattr(config, name)) for name in _CALL})
     if messages is not None:
@@ -139,30 +128,6 @@ def conversation(model: str, system: str, body: bytes) -> bytes:
     """
     opening = b"\0".join((model.encode(), system.encode(), body[:_OPENING_BYTES]))
     return blake2b(opening, digest_size=16).digest()
-
-
-def media_type(request: Request) -> str:
-    """A body's, without its parameters; empty if it says none."""
-    return (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
-
-
-def check_prompt(body: bytes, what: str = "prompt") -> None:
-    """Refuses what is no prompt.
-
-    Args:
-        what: it is here.
-
-    Raises:
-        BadRequest: it is empty or not UTF-8.
-    """
-    if not body:
-        raise BadRequest(f"The body is empty; it has to be the {what}: curl -d 'Explain SSH.' …")
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:
-        raise BadRequest(
-            f"The {what} is not UTF-8: byte {body[error.start]:#04x} at {error.start}."
-        ) from None
 
 
 # --- Bodies that say more than a prompt ---------------------------------------------------------
@@ -184,7 +149,7 @@ def _conversation(
 
 def _from_json(body: bytes, parameters: Parameters) -> list[dict[str, Any]]:
     """The messages of an object with `prompt` (and `images`), or `messages`."""
-    fields = json_body.parse_object(body)
+    fields = bodies.parse_object(body)
     prompt, messages = fields.pop("prompt", None), fields.pop("messages", None)
     images = fields.pop("images", None) or []
     if fields.pop("stream", None):

@@ -25,8 +25,7 @@ from runner_payload.multipart import (
 from ..config import Config
 from ..errors import BadRequest, MethodNotAllowed, NotFound
 from ..http.events import Request
-from . import json_body
-from .chat import check_coding, media_type
+from . import bodies
 from .errors import V1
 
 METHODS = ("GET", "POST", "DELETE")
@@ -87,7 +86,7 @@ def check_head(request: Request, config: Config) -> str:
     methods = ("GET",) if is_about_models(path) else METHODS
     if request.method not in methods:
         raise MethodNotAllowed(f"{request.path} takes {', '.join(methods)} alone.", allow=methods)
-    check_coding(request)
+    bodies.check_coding(request)
     return path
 
 
@@ -105,7 +104,7 @@ def is_repeatable(request: Request, path: str) -> bool:
 
 def is_form(request: Request) -> bool:
     """Whether the body is a form, which may be long and goes up as it comes."""
-    return media_type(request) == "multipart/form-data"
+    return bodies.media_type(request) == "multipart/form-data"
 
 
 def subject_of_json(body: bytes) -> Subject:
@@ -114,7 +113,7 @@ def subject_of_json(body: bytes) -> Subject:
     Raises:
         BadRequest: it is none.
     """
-    fields = json_body.parse_object(body)
+    fields = bodies.parse_object(body)
     model = fields.get("model")
     return Subject(_model(model) if model is not None else None, None, fields.get("stream") is True)
 

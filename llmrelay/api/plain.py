@@ -24,9 +24,9 @@ from ..config import Config
 from ..errors import BadRequest, ContentTooLarge, LengthRequired, UnsupportedMediaType
 from ..http.events import Request
 from ..values import count, number, parse_model, parse_word
+from . import bodies
 from .accept import preferred
 from .answers import Header, Text
-from .chat import check_coding, check_prompt
 from .openai import is_form, subject_of_form
 from .parameters import Known, Parameters, parse_group, parse_text
 
@@ -104,7 +104,7 @@ class Plain:
             raise LengthRequired(
                 f"There is no body; {request.path} needs one: curl {self.example} …"
             )
-        check_coding(request)
+        bodies.check_coding(request)
         self._sent = request
         self._max_bytes = config.max_call_bytes
         self.said = Parameters(request, known).said
@@ -123,7 +123,7 @@ class Plain:
             raise UnsupportedMediaType(
                 f"{self._sent.path} takes text as it is, and no form: curl {self.example} …"
             )
-        check_prompt(text, "text")
+        bodies.check_text(text, "text")
         asked = {"model": self.model, "input": text.decode(), **fields}
         body = json.dumps(asked, ensure_ascii=False).encode()
         # A control character is six times as long there.

@@ -101,14 +101,7 @@ async def resolved(
     Raises:
         UnusableConfig: a file cannot be read, or a setting not be understood.
     """
-    # The way to the host is login.py's; asyncssh would take its own.
-    arguments: dict[str, Any] = {"proxy_command": None}
-    if address.user:
-        arguments["username"] = address.user
-    if address.port:
-        arguments["port"] = address.port
-    if host is not None and host.identity is not None:
-        arguments |= {"client_keys": [str(host.identity)], "agent_path": None}
+    arguments = _arguments(address, host)
     with contextlib.ExitStack() as stack:
         try:
             options_of = () if host is None else host.ssh_options
@@ -137,6 +130,19 @@ async def resolved(
             _command(address, host, config, via),
             config.connect_timeout_s,
         )
+
+
+def _arguments(address: HostAddress, host: HostSpec | None) -> dict[str, Any]:
+    """What goes before ssh_config, for asyncssh."""
+    # The way to the host is login.py's; asyncssh would take its own.
+    arguments: dict[str, Any] = {"proxy_command": None}
+    if address.user:
+        arguments["username"] = address.user
+    if address.port:
+        arguments["port"] = address.port
+    if host is not None and host.identity is not None:
+        arguments |= {"client_keys": [str(host.identity)], "agent_path": None}
+    return arguments
 
 
 def _way(said: Mapping[str, Any]) -> tuple[tuple[HostAddress, ...], str | None]:
