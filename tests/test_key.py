@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from llmrelay.config import Config
 from llmrelay.errors import NoKey
 from llmrelay.secret import Keys, Secret
 from runner_payload.messages import Start
-from tests.helpers.front_end import KEY, FrontEndProcess, runner_options
+from tests.helpers.front_end import FrontEndProcess, runner_options
 from tests.helpers.link_pair import a_start
 from tests.helpers.openssh import OpenSSHServer, require_login_shell, require_sshd
 from tests.helpers.upstream import (
@@ -34,6 +35,8 @@ from tests.helpers.upstream import (
     answer,
 )
 
+# Made up for these tests alone: other tests' front-ends run beside them and have a key of their own.
+KEY = f"sk-llmrelay-needle-{secrets.token_hex(8)}"
 NEEDLE = KEY.encode()
 
 # Upstreams that repeat the key in whatever they say.
@@ -79,8 +82,8 @@ def test_the_key_is_nowhere_while_it_serves_nor_after(tmp_path: Path) -> None:
         script.in_thread() as upstream,
     ):
         options = [*runner_options(server), "--base-url", upstream.base_url]
-        temporary = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
-        with FrontEndProcess([*options, "--log-level", "debug"], temporary) as front_end:
+        env = {"OPENAI_API_KEY": KEY, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+        with FrontEndProcess([*options, "--log-level", "debug"], env) as front_end:
             for _ in range(len(FAILURES) + 1):
                 said = front_end.curl("-i", "-d", "hi", f"{front_end.url}/chat")
                 assert NEEDLE not in said.stdout + said.stderr
