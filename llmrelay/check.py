@@ -222,10 +222,10 @@ def _chain(jump: JumpHost | None) -> list[JumpHost]:
 def _of_hello(spec: RunnerSpec, started: Started, took_s: float) -> list[Step]:
     hello = started.hello
     python = f"{one_line(hello.python)} ({one_line(hello.executable)})"
-    aiohttp = f", aiohttp {one_line(hello.aiohttp)}" if hello.aiohttp else ", without aiohttp"
+    uvloop = f", uvloop {one_line(hello.uvloop)}" if hello.uvloop else ", without uvloop"
     return [
         Step(spec.name, "python", max(0.0, took_s - started.import_s), python),
-        Step(spec.name, "openai", started.import_s, f"{one_line(hello.openai or '')}{aiohttp}"),
+        Step(spec.name, "openai", started.import_s, f"{one_line(hello.openai or '')}{uvloop}"),
     ]
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from . import failures
 from .deltas import DeltaDecoder, ErrorEvent, NotAnEventStream
 from .failures import UpstreamFailure
 from .messages import Call, End
+from .reply import Destination, send
 
 if TYPE_CHECKING:
     # Not at run time: it imports us.
@@ -26,8 +26,6 @@ RETRY_DELAY_S = 0.5
 
 _PATH = "chat/completions"
 _HEADERS = {"content-type": "application/json"}
-
-Emit = Callable[[bytes], Awaitable[None]]
 
 
 class _Retries:
@@ -43,8 +41,8 @@ class _Retries:
         return max(0, self._most - self.taken)
 
 
-async def chat(upstream: Upstream, call: Call, prompt: str, emit: Emit) -> End:
-    """Gives `emit` the answer's text in UTF-8, as each read from upstream brings it.
+async def chat(upstream: Upstream, call: Call, prompt: str, answer: Destination) -> End:
+    """Sends `answer` the text in UTF-8, as each read from upstream brings it.
 
     An event without text (a role, a thought) is passed on as none: upstream is alive.
 
@@ -56,7 +54,7 @@ async def chat(upstream: Upstream, call: Call, prompt: str, emit: Emit) -> End:
     while True:
         deltas = DeltaDecoder()
         try:
-            await _attempt(upstream, call.model, body, retries, deltas, emit)
+            await _attempt(upstream, call.model, body, retries, deltas, answer)
             usage = deltas.usage
             return End(deltas.finish_reason, retries.taken, usage.input_tokens, usage.output_tokens)
         except UpstreamFailure as error:
@@ -73,7 +71,7 @@ async def _attempt(
     body: bytes,
     retries: _Retries,
     deltas: DeltaDecoder,
-    emit: Emit,
+    answer: Destination,
 ) -> None:
     """One answer, with the SDK's retries up to its head."""
     path = upstream.path_of(_PATH, model)
@@ -83,7 +81,8 @@ async def _attempt(
             kind = reply.headers.get("content-type", "")
             if kind.startswith(("text/html", "application/json")):
                 raise failures.broken(f"with {kind} and not with an event stream")
-            await _copy(reply.chunks, deltas, emit)
+            await reply.pour(_Texts(deltas, answer))
+            await send(answer, deltas.finish())
             if deltas.done:
                 reply.release()
     except NotAnEventStream as error:
@@ -117,15 +116,23 @@ def _parameters(upstream: Upstream, call: Call, prompt: str) -> dict[str, Any]:
     return parameters
 
 
-async def _copy(chunks: AsyncIterator[bytes], deltas: DeltaDecoder, emit: Emit) -> None:
-    """Every read's deltas to `emit`, up to [DONE] or the end: the runner's hot path."""
-    events = 0
-    async for chunk in chunks:
-        text = deltas.feed(chunk)
+class _Texts:
+    """A sink for an answer's events: sends their text on, up to [DONE]."""
+
+    def __init__(self, deltas: DeltaDecoder, answer: Destination) -> None:
+        self.done = False
+        self.ready = answer.ready
+        self._deltas = deltas
+        self._emit = answer.emit
+        self._events = 0
+
+    def take(self, piece: bytes) -> bool:
+        """The deltas of one read: the runner's hot path."""
+        deltas = self._deltas
+        text = deltas.feed(piece)
         # Comments and parts of events are no sign of life worth passing on.
-        if deltas.events != events:
-            events = deltas.events
-            await emit(text)
-        if deltas.done:
-            return
-    await emit(deltas.finish())
+        if deltas.events == self._events:
+            return True
+        self._events = deltas.events
+        self.done = deltas.done
+        return self._emit(text) and not deltas.done

@@ -41,13 +41,14 @@ class ReceiveWindow:
     It grows where it is what bytes wait for; a reader that does not keep up never gets that far.
     """
 
-    __slots__ = ("_available", "_most_bytes", "_owed", "_size_bytes")
+    __slots__ = ("_available", "_due_bytes", "_most_bytes", "_owed", "_size_bytes")
 
     def __init__(self, window_bytes: int) -> None:
         self._available = window_bytes
         self._owed = 0
         self._size_bytes = window_bytes
         self._most_bytes = GROWTH * window_bytes
+        self._due_bytes = _due_bytes(window_bytes)
 
     def receive(self, amount: int) -> bool:
         """Counts what came; true when it is time to hand credit back.
@@ -59,8 +60,7 @@ class ReceiveWindow:
             raise RemoteProtocolError("more bytes than the call's credit")
         self._available -= amount
         self._owed += amount
-        # Half a window: the sender never runs dry, and CREDIT frames stay rare.
-        return self._owed >= max(1, self._size_bytes // 2)
+        return self._owed >= self._due_bytes
 
     def take_credit(self, *, grow: bool = False) -> int:
         """What to hand back now that the bytes have gone on; the peer may send as much again.
@@ -72,6 +72,12 @@ class ReceiveWindow:
         if grow:
             more = min(self._size_bytes, self._most_bytes - self._size_bytes)
             self._size_bytes += more
+            self._due_bytes = _due_bytes(self._size_bytes)
             owed += more
         self._available += owed
         return owed
+
+
+def _due_bytes(window_bytes: int) -> int:
+    """Half a window: the sender never runs dry, and CREDIT frames stay rare."""
+    return max(1, window_bytes // 2)

@@ -62,7 +62,7 @@ class DeltaDecoder:
         self.events += len(events)
         text = ""
         for data in events:
-            if data[:6] == b"[DONE]":
+            if data.startswith(b"[DONE]"):
                 self.done = True
                 break
             text += self._delta(data)

@@ -101,6 +101,8 @@ class EventRelay:
 
 def _end_of_events(data: bytes) -> int:
     """Behind the last blank line (WHATWG HTML, section 9.2.5); 0 if there is none."""
+    if data.endswith(b"\n\n"):
+        return len(data)
     # Three finds, and never a loop over lines.
     ends = (at + len(mark) for mark in _BLANK_LINES if (at := data.rfind(mark)) >= 0)
     return max(ends, default=0)

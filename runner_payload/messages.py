@@ -114,7 +114,7 @@ class Hello(Message):
     python: str
     executable: str
     openai: str | None
-    aiohttp: str | None
+    uvloop: str | None
     pid: int
     max_calls: int
 

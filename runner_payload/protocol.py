@@ -38,6 +38,7 @@ MAX_NOISE_BYTES = 256 * 1024
 
 HEADER = struct.Struct(">BII")
 HEADER_BYTES = HEADER.size
+_pack, _unpack_from = HEADER.pack, HEADER.unpack_from
 _CREDIT = struct.Struct(">I")
 
 # Piece size for DATA: small enough that no call holds up the channel for the others, large enough
@@ -72,6 +73,9 @@ class FrameType(IntEnum):
 
 LINK_FRAMES = frozenset(t for t in FrameType if t < FrameType.CALL)
 
+# Most frames are this, so codec and link compare plain numbers: an enum's cost several times more.
+DATA = int(FrameType.DATA)
+
 # The longest payload of each type, in bytes. CALL holds a system prompt that came in a URL, START
 # a key and a URL, ERROR what upstream said in full; a peer that announces more is refused before a
 # byte of it is kept.
@@ -92,6 +96,7 @@ MAX_PAYLOAD_BYTES: dict[int, int] = {
     FrameType.REQUEST: 128 * 1024,
     FrameType.RESPONSE: 64 * 1024,
 }
+_MAX_DATA_BYTES = MAX_PAYLOAD_BYTES[DATA]
 
 
 class Frame(NamedTuple):
@@ -102,9 +107,17 @@ class Frame(NamedTuple):
     payload: bytes
 
 
+_new = tuple.__new__
+
+
 def encode_frame(frame_type: int, call_id: int, payload: bytes = b"") -> bytes:
     """A frame's bytes. The caller keeps to MAX_PAYLOAD_BYTES; the peer checks."""
     return HEADER.pack(frame_type, call_id, len(payload)) + payload
+
+
+def encode_data(call_id: int, payload: bytes) -> bytes:
+    """A DATA frame: encode_frame(), where it is called for each delta."""
+    return _pack(DATA, call_id, len(payload)) + payload
 
 
 class FrameDecoder:
@@ -135,28 +148,34 @@ class FrameDecoder:
                 return []
             data = bytes(rest)
             rest.clear()
-        frames = []
+        frames: list[Frame] = []
         at, end = 0, len(data)
         self._needed = HEADER_BYTES
         while end - at >= HEADER_BYTES:
-            frame_type, call_id, length = HEADER.unpack_from(data, at)
-            limit = MAX_PAYLOAD_BYTES.get(frame_type)
-            if limit is None:
-                raise RemoteProtocolError(f"frame of unknown type {frame_type}")
-            if length > limit:
-                raise RemoteProtocolError(
-                    f"{FrameType(frame_type).name} of {length} bytes; the limit is {limit}"
-                )
-            if (call_id == 0) != (frame_type in LINK_FRAMES):
-                raise RemoteProtocolError(f"{FrameType(frame_type).name} with call id {call_id}")
+            frame_type, call_id, length = _unpack_from(data, at)
+            if frame_type != DATA or length > _MAX_DATA_BYTES or not call_id:
+                _check(frame_type, call_id, length)
             start = at + HEADER_BYTES
             if end - start < length:
                 self._needed = HEADER_BYTES + length
                 break
             at = start + length
-            frames.append(Frame(frame_type, call_id, data[start:at]))
-        rest += data[at:]
+            # A NamedTuple's own __new__ is a Python function.
+            frames.append(_new(Frame, (frame_type, call_id, data[start:at])))
+        if at < end:
+            rest += data[at:]
         return frames
+
+
+def _check(frame_type: int, call_id: int, length: int) -> None:
+    limit = MAX_PAYLOAD_BYTES.get(frame_type)
+    if limit is None:
+        raise RemoteProtocolError(f"frame of unknown type {frame_type}")
+    if length > limit:
+        name = FrameType(frame_type).name
+        raise RemoteProtocolError(f"{name} of {length} bytes; the limit is {limit}")
+    if (call_id == 0) != (frame_type in LINK_FRAMES):
+        raise RemoteProtocolError(f"{FrameType(frame_type).name} with call id {call_id}")
 
 
 # --- Credit -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .adapters import BROKEN, Body, Sending, adapt, refusal
 from .events import EventRelay, Usage
 from .failures import UpstreamFailure, broken, passed_down
 from .messages import End, Failure, Pairs, Request, Response
-from .reply import Reply
+from .reply import Destination, Reply, Through, send
 from .transcript import TranscriptDecoder
 
 if TYPE_CHECKING:
@@ -36,14 +36,11 @@ _KEPT_BYTES = 64 * 1024
 _MAX_CONVERTED_BYTES = 32 * 1024 * 1024
 
 
-class Answer(Protocol):
+class Answer(Destination, Protocol):
     """Where an answer goes."""
 
     def head(self, response: Response) -> None:
         """The answer begins."""
-
-    async def emit(self, data: bytes) -> None:
-        """A piece of its body; waits while the call has no credit."""
 
 
 async def relay(upstream: Upstream, request: Request, body: Body, answer: Answer) -> End:
@@ -78,7 +75,7 @@ async def relay(upstream: Upstream, request: Request, body: Body, answer: Answer
                 await _transcribe(reply, answer)
             else:
                 answer.head(Response(reply.status, _head(reply, sending)))
-                await answer.emit(sending.before)
+                await send(answer, sending.before)
                 await _copy(reply, answer, usage, take_out=asked)
     except UpstreamFailure:
         if sending.refused:
@@ -178,27 +175,34 @@ async def _copy(reply: Reply, answer: Answer, usage: Usage, *, take_out: bool) -
     """The body as it comes, whole events at a time if it is an event stream."""
     if is_event_stream(reply.headers):
         events = EventRelay(usage, take_out=take_out)
-        async for chunk in reply.chunks:
-            # Even without a whole event: upstream is alive.
-            await answer.emit(events.feed(chunk))
-        await answer.emit(events.finish())
+        # Even without a whole event: upstream is alive.
+        await reply.pour(Through(events.feed, answer))
+        await send(answer, events.finish())
         return
-    is_json = reply.headers.get("content-type", "").startswith("application/json")
-    end = b""
-    async for chunk in reply.chunks:
-        await answer.emit(chunk)
-        if is_json:
-            end = (end + chunk)[-_KEPT_BYTES:]
-    usage.look(end)
+    end = _End(reply.headers.get("content-type", ""))
+    await reply.pour(Through(end.keep, answer))
+    usage.look(end.kept)
+
+
+class _End:
+    """Keeps the end of a body that goes by, where it may speak of usage."""
+
+    def __init__(self, content_type: str) -> None:
+        self.kept = b""
+        self._looks = content_type.startswith("application/json")
+
+    def keep(self, data: bytes) -> bytes:
+        if self._looks:
+            self.kept = (self.kept + data)[-_KEPT_BYTES:]
+        return data
 
 
 async def _transcribe(reply: Reply, answer: Answer) -> None:
     """The text of a transcription, as it comes."""
     answer.head(Response(reply.status))
     decoder = TranscriptDecoder(events=is_event_stream(reply.headers))
-    async for chunk in reply.chunks:
-        await answer.emit(decoder.feed(chunk))
-    await answer.emit(decoder.finish())
+    await reply.pour(Through(decoder.feed, answer))
+    await send(answer, decoder.finish())
 
 
 def is_event_stream(headers: Mapping[str, str]) -> bool:

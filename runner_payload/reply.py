@@ -1,19 +1,73 @@
-"""Upstream's answer to a request, by whatever client it was asked.
+"""Upstream's answer to a request, by whatever client it was asked, and who takes it.
 
 Knows no openai: relaying.py and chatting.py read it, and adapters have answers of their own making.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Protocol
+
+
+class Sink(Protocol):
+    """Who takes a body, piece by piece.
+
+    Attributes:
+        done: it wants no more.
+    """
+
+    done: bool
+
+    def take(self, piece: bytes) -> bool:
+        """A piece; whether another one may follow at once. May raise: then nothing follows."""
+
+    async def ready(self) -> None:
+        """Returns when another one may."""
+
+
+class Destination(Protocol):
+    """Where an answer goes: the call that it answers."""
+
+    def emit(self, data: bytes) -> bool:
+        """Sends a piece; whether another one may follow at once. If not, ready() says when."""
+
+    async def ready(self) -> None:
+        """Returns when another piece may follow."""
+
+
+class Through:
+    """A sink that sends what it takes to a destination, through something that may change it."""
+
+    done = False
+
+    def __init__(self, convert: Callable[[bytes], bytes], destination: Destination) -> None:
+        self._convert = convert
+        self._emit = destination.emit
+        self.ready = destination.ready
+
+    def take(self, piece: bytes) -> bool:
+        return self._emit(self._convert(piece))
+
+
+async def send(destination: Destination, data: bytes) -> None:
+    """Sends `data`, and returns when another piece may follow."""
+    if not destination.emit(data):
+        await destination.ready()
+
+
+Pour = Callable[[Sink], Awaitable[None]]
 
 
 class Reply:
     """An answer's head, and its body as it comes.
 
+    Args:
+        pour: gives a sink the body; by default it is made of `chunks`.
+
     Attributes:
         headers: to be looked up in lower case.
-        chunks: its body, as each read brings it.
+        chunks: its body, as each read brings it; for those who want to await it.
+        pour: the same for those who don't.
         retries: how often upstream was asked in vain before.
         released: see release().
     """
@@ -24,12 +78,22 @@ class Reply:
         headers: Mapping[str, str],
         chunks: AsyncIterator[bytes],
         retries: int = 0,
+        *,
+        pour: Pour | None = None,
     ) -> None:
         self.status = status
         self.headers = headers
         self.chunks = chunks
+        self.pour = pour or self._pour
         self.retries = retries
         self.released = False
+
+    async def _pour(self, sink: Sink) -> None:
+        async for chunk in self.chunks:
+            if not sink.take(chunk):
+                await sink.ready()
+            if sink.done:
+                return
 
     def release(self) -> None:
         """The answer is whole, whatever may follow it: its connection can be used again."""

@@ -15,7 +15,7 @@ from .credit import SendWindow
 from .failures import UpstreamFailure
 from .inbound import Inbound
 from .messages import Call, End, Failure, Request, Response, Start
-from .protocol import DATA_BYTES, FrameType, encode_credit, encode_frame
+from .protocol import DATA_BYTES, FrameType, encode_credit, encode_data, encode_frame
 from .relaying import relay
 from .stdio import Stdio
 
@@ -46,6 +46,8 @@ class RunningCall:
         self._window = SendWindow(start.window_bytes)
         self._granted = asyncio.Event()
         self._silence: Silence | None = None
+        # Of the answer: what has no credit, or no room in the channel.
+        self._held = b""
 
     def _hand_back(self, amount: int) -> None:
         self._stdio.write(encode_credit(self.call_id, amount))
@@ -90,7 +92,7 @@ class RunningCall:
                 return await relay(upstream, call, body, self)
             if call.kind not in ("chat", "messages"):
                 return Failure("bad_request", "The runner knows no such kind of call.")
-            return await upstream.stream(call, self.inbound.take().decode(), self.emit)
+            return await upstream.stream(call, self.inbound.take().decode(), self)
         except UnicodeDecodeError:
             return Failure("bad_request", "The prompt is not UTF-8.")
         except RecursionError:  # which depth is too much is Python's to say, and this one's
@@ -112,30 +114,44 @@ class RunningCall:
         """Sends the head of an answer that is relayed."""
         self._stdio.write(encode_frame(FrameType.RESPONSE, self.call_id, response.encode()))
 
-    async def emit(self, text: bytes) -> None:
-        """Sends a piece of the answer; waits while the call has no credit or the channel is full.
+    def emit(self, text: bytes) -> bool:
+        """Sends a piece of the answer: the runner's hot path.
 
-        Empty for an event without text: that upstream is alive is worth knowing, too.
+        Args:
+            text: empty for an event without text; that upstream is alive is worth knowing, too.
+
+        Returns:
+            Whether another piece may follow at once. If not, ready() says when: the call has no
+            credit, or the channel is full.
         """
         assert self._silence is not None
         self._silence.heard(text)
         window = self._window
-        if len(text) <= min(window.available, DATA_BYTES) and not self._stdio.congested:
+        if len(text) <= window.available and len(text) <= DATA_BYTES and not self._stdio.congested:
             if text:
-                window.spend(len(text))
-                self._stdio.write(encode_frame(FrameType.DATA, self.call_id, text))
-            return
+                window.available -= len(text)
+                self._stdio.write(encode_data(self.call_id, text))
+            return True
+        self._held = text
         self._silence.pause()
-        while text:
+        return False
+
+    async def ready(self) -> None:
+        """Returns when what emit() could not send has been sent."""
+        if not self._held:
+            return
+        window = self._window
+        while self._held:
             while not window.available:
                 self._granted.clear()
                 await self._granted.wait()
             if self._stdio.congested:
                 await self._stdio.writable()
-            piece = text[: min(window.available, DATA_BYTES)]
-            text = text[len(piece) :]
+            piece = self._held[: min(window.available, DATA_BYTES)]
+            self._held = self._held[len(piece) :]
             window.spend(len(piece))
-            self._stdio.write(encode_frame(FrameType.DATA, self.call_id, piece))
+            self._stdio.write(encode_data(self.call_id, piece))
+        assert self._silence is not None
         self._silence.heard()
 
     def _send(self, frame_type: FrameType, message: End | Failure) -> None:

@@ -34,6 +34,16 @@ class EventDecoder:
         Raises:
             EventTooLong: the event under way is over the limit.
         """
+        if (
+            chunk.startswith(b"data: ")
+            and chunk.endswith(b"\n\n")
+            and chunk.count(b"\n") == 2
+            and not (self._rest or self._data)
+            and b"\r" not in chunk
+        ):
+            # What nearly every read is: one event of one line, whole.
+            self._at_start = False
+            return [chunk[6:-2]]
         data = self._rest + chunk if self._rest else chunk
         if self._at_start:
             if len(data) < len(_BOM) and _BOM.startswith(data):

@@ -2,8 +2,9 @@
 
 claim() runs before any third-party import: from then on a stray print goes to /dev/null and cannot
 corrupt a frame. Stdio moves bytes between the claimed descriptors and the event loop; it knows
-no frames and no calls. All that is written in one loop turn leaves in one write, so a busy
-runner fills SSH packets instead of sending one delta each.
+no frames and no calls. All that is written in one loop turn leaves in one write, and while much is
+written, all of one millisecond: so a busy runner fills SSH packets instead of sending one delta
+each, and while few deltas come none of them waits.
 
 asyncio's own pipe transports are not used: sshd may give us one socket for both directions, and
 connect_write_pipe takes a readable socket for one that its peer has closed.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 
 # A pipe holds as much; a larger buffer is mapped and unmapped by malloc at every read.
@@ -21,6 +23,12 @@ _READ_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 1024 * 1024
 # As many buffers as Linux and BSD write at once (writev(2), IOV_MAX).
 _MOST_BUFFERS = 1024
+# How long what is written may wait for more, as network cards wait with their interrupts. A packet
+# costs sshd and the front-end as much CPU time as ten deltas in it.
+PACE_S = 0.001
+# So many writes per millisecond are worth waiting for, counted over some milliseconds.
+_MANY = 2.0
+_COUNTED_S = 0.01
 
 
 def claim() -> tuple[int, int]:
@@ -56,6 +64,7 @@ class Stdio:
         self._unsent: list[bytes | memoryview] = []
         self._unsent_bytes = 0
         self._flush_scheduled = False
+        self._pace = Pace()
         self._writable = asyncio.Event()
         self._writable.set()
         os.set_blocking(self._in, False)
@@ -87,7 +96,10 @@ class Stdio:
         self._unsent_bytes += len(data)
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            if self._pace.dense:
+                self._loop.call_later(PACE_S, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
 
     def close(self) -> None:
         """Sends what can be sent at once and lets the descriptors go."""
@@ -108,12 +120,14 @@ class Stdio:
         if data:
             self._on_data(data)
         else:
+            self._flush()
             self._lose()
 
     def _flush(self) -> None:
         self._flush_scheduled = False
         if self._lost:
             return
+        self._pace.count(len(self._unsent), time.monotonic())
         try:
             sent = os.writev(self._out, self._unsent[:_MOST_BUFFERS]) if self._unsent else 0
         except (BlockingIOError, InterruptedError):
@@ -156,3 +170,24 @@ class Stdio:
         self._unsent_bytes = 0
         self._writable.set()
         self._on_lost()
+
+
+class Pace:
+    """Whether so much is written that it is worth collecting.
+
+    Attributes:
+        dense: it is.
+    """
+
+    def __init__(self) -> None:
+        self.dense = False
+        self._written = 0
+        self._since_s = 0.0
+
+    def count(self, writes: int, now_s: float) -> None:
+        """`writes` more have left."""
+        self._written += writes
+        counted_s = now_s - self._since_s
+        if counted_s >= _COUNTED_S:
+            self.dense = self._written >= _MANY * counted_s / PACE_S
+            self._written, self._since_s = 0, now_s

@@ -1,8 +1,9 @@
 """Requests to upstream. The one file that imports openai.
 
-Uses the SDK for what it is good at (auth, base_url, providers, retries, errors, its aiohttp client)
-and hands over the answer's bytes as they come: the SDK's typed iteration costs several times as
-much per delta as its raw response with our split and jiter (`scripts/bench sdk` measures both).
+Uses the SDK for what it is good at (auth, base_url, providers, retries, errors) and hands over the
+answer's bytes as they come: the SDK's typed iteration costs several times as much per delta as our
+own split and jiter (`scripts/bench sdk` measures both). The SDK's requests go over our own
+connections (transport.py), or over its own client's where the environment names a proxy.
 
 Knows no frames and no stdio, and no more of what is asked than its path. Whatever goes wrong leaves
 here as an UpstreamFailure.
@@ -15,19 +16,21 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib import import_module
 from types import NoneType
-from typing import Any, cast
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 import openai
 
 from . import failures
-from .chatting import MAX_RETRIES, Emit, chat
+from .chatting import MAX_RETRIES, chat
+from .connection import Body
 from .failures import UpstreamFailure
 from .messages import Call, End, Start
-from .reply import Reply
+from .reply import Destination, Reply
+from .transport import BODY, Transport
 
 # A client is better served by an error that says when to come back, or by another runner, than by
 # silence; shorter waits the SDK sits out itself.
@@ -43,11 +46,8 @@ _DEPLOYED = frozenset({"audio", "chat", "completions", "embeddings", "images"})
 # How long the end of a body may follow its [DONE], for the connection to be used again.
 DRAIN_S = 0.1
 
-# What reading a response raises. The SDK's aiohttp client lets some of aiohttp's own through, such
-# as the one for a reply that is not HTTP.
-_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (httpx2.HTTPError, OSError)
-with contextlib.suppress(ImportError):
-    _TRANSPORT_ERRORS += (import_module("aiohttp").ClientError,)
+# What reading a response raises.
+_TRANSPORT_ERRORS = (httpx2.HTTPError, OSError)
 
 # Asks the SDK for the response as it is, unread; what its own with_streaming_response sets.
 _UNREAD = {"X-Stainless-Raw-Response": "stream"}
@@ -136,8 +136,7 @@ class Upstream:
             )
             begun = True
             taken = int(response.request.headers.get(_RETRY_COUNT, 0))
-            chunks = _body(response, decoded=decoded)
-            reply = Reply(response.status_code, response.headers, chunks, taken)
+            reply = _reply(response, taken, decoded=decoded)
             try:
                 yield reply
             finally:
@@ -169,9 +168,9 @@ class Upstream:
             return f"deployments/{quote(model, safe='')}/{path}"
         return path
 
-    async def stream(self, call: Call, prompt: str, emit: Emit) -> End:
+    async def stream(self, call: Call, prompt: str, answer: Destination) -> End:
         """A chat completion; see chatting.py."""
-        return await chat(self, call, prompt, emit)
+        return await chat(self, call, prompt, answer)
 
     def _failure(self, error: openai.OpenAIError) -> UpstreamFailure:
         """What the SDK raised, after its retries, for the wire."""
@@ -214,16 +213,17 @@ def _client(start: Start, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI
     return openai.AsyncOpenAI(api_key=start.api_key, base_url=start.base_url, **options)
 
 
-def _body(response: httpx2.Response, *, decoded: bool) -> AsyncIterator[bytes]:
-    """The body's bytes, as each read brings them.
-
-    They are taken where the transport hands them over: the generators that decode nothing cost 8 of
-    a delta's 57 µs (`scripts/bench busy`).
-    """
+def _reply(response: httpx2.Response, taken: int, *, decoded: bool) -> Reply:
+    """The SDK's response, its body past httpx2's generators where nothing has to be decoded."""
+    head = response.status_code, response.headers
+    body: Body | None = response.extensions.get(BODY)
     if decoded and "content-encoding" in response.headers:
-        return response.aiter_bytes()
-    assert isinstance(response.stream, httpx2.AsyncByteStream), "an async client's response"
-    return response.stream.__aiter__()
+        return Reply(*head, response.aiter_bytes(), taken)
+    if body is None:
+        # Past httpx2's generators, which would close it at its end.
+        assert isinstance(response.stream, httpx2.AsyncByteStream), "an async client's response"
+        return Reply(*head, response.stream.__aiter__(), taken)
+    return Reply(*head, body.__aiter__(), taken, pour=body.pour)
 
 
 async def _read_to_end(response: httpx2.Response, reply: Reply) -> None:
@@ -240,14 +240,8 @@ async def _read_to_end(response: httpx2.Response, reply: Reply) -> None:
 
 
 def _http_client(max_connections: int, start: Start) -> httpx2.AsyncClient:
-    """The SDK's aiohttp client where its extra is installed: half the cost of its default one."""
+    """The SDK's client over our own connections (transport.py), or over its own for a proxy."""
     options: dict[str, Any] = {
-        # Both stop at 1,000 connections by themselves, and calls beyond would wait unseen.
-        "limits": httpx2.Limits(
-            max_connections=max_connections,
-            max_keepalive_connections=100,
-            keepalive_expiry=30.0,
-        ),
         # What upstream gives one client is not for the next.
         "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
         "event_hooks": {
@@ -255,22 +249,21 @@ def _http_client(max_connections: int, start: Start) -> httpx2.AsyncClient:
             "response": [_no_long_waits],
         },
     }
-    try:
-        return _without_jar(openai.DefaultAioHttpClient(**options))
-    except RuntimeError:  # aiohttp is not there, or older than the SDK wants
-        return openai.DefaultAsyncHttpxClient(**options)
+    if not _proxied(start.base_url):
+        options["transport"] = Transport()
+    # It would stop at 1,000 connections by itself, and calls beyond would wait unseen.
+    limits = httpx2.Limits(
+        max_connections=max_connections, max_keepalive_connections=100, keepalive_expiry=30.0
+    )
+    return openai.DefaultAsyncHttpxClient(limits=limits, **options)
 
 
-def _without_jar(client: Any) -> httpx2.AsyncClient:
-    """aiohttp's sessions have a jar for cookies besides, which the SDK has no option for."""
-    aiohttp = import_module("aiohttp")
-    for transport in (client._transport, *client._mounts.values()):
-        if hasattr(transport, "get_client"):
-            session = transport.get_client()
-            jar = aiohttp.DummyCookieJar()
-            transport.client = aiohttp.ClientSession(connector=session.connector, cookie_jar=jar)
-            session.detach()
-    return cast(httpx2.AsyncClient, client)
+def _proxied(base_url: str) -> bool:
+    """Whether the host's environment has a proxy for upstream, as curl reads it."""
+    url = urlsplit(base_url)
+    proxies = getproxies()
+    named = proxies.get(url.scheme) or proxies.get("all")
+    return bool(named) and not proxy_bypass(url.hostname or "")
 
 
 async def _own_content_type(request: httpx2.Request) -> None:

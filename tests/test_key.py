@@ -35,7 +35,7 @@ from tests.helpers.upstream import (
     answer,
 )
 
-# Made up for these tests alone: other tests' front-ends run beside them and have a key of their own.
+# Made up for these tests alone: other tests' front-ends run beside them, with a key of their own.
 KEY = f"sk-llmrelay-needle-{secrets.token_hex(8)}"
 NEEDLE = KEY.encode()
 

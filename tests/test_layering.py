@@ -23,7 +23,10 @@ THIRD_PARTY = {
     "llmrelay/runners/ssh/": {"asyncssh"},
     "llmrelay/demo/": {"asyncssh"},
     "llmrelay/commands/arguments.py": {"uvloop"},
+    "runner_payload/main.py": {"uvloop"},
     "runner_payload/upstream.py": {"openai", "httpx2"},
+    "runner_payload/transport.py": {"httpx2"},
+    "runner_payload/connection.py": {"httpx2"},
     "runner_payload/deltas.py": {"jiter"},
 }
 

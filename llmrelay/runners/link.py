@@ -29,6 +29,7 @@ from runner_payload.messages import (
     Start,
 )
 from runner_payload.protocol import (
+    DATA,
     MARKER,
     MAX_CALL_ID,
     MAX_NOISE_BYTES,
@@ -244,24 +245,26 @@ class Link:
 
     def _feed_frames(self, data: bytes) -> None:
         # Deltas of one call that came together leave together: one write per client and turn.
-        deltas: dict[LinkCall, bytes] = {}
-        calls = self._calls
+        deltas: dict[int, bytes] = {}
         for frame in self._decoder.feed(data):
-            if frame.type == FrameType.DATA:
-                call = calls.get(frame.call_id)
-                if call is None:
-                    raise RemoteProtocolError(f"DATA for call {frame.call_id}, which is not open")
-                deltas[call] = deltas[call] + frame.payload if call in deltas else frame.payload
+            frame_type, call_id, payload = frame
+            if frame_type == DATA:
+                deltas[call_id] = deltas[call_id] + payload if call_id in deltas else payload
                 continue
-            handler = self._handlers.get(frame.type)
+            handler = self._handlers.get(frame_type)
             if handler is None:
-                raise RemoteProtocolError(f"{FrameType(frame.type).name} to a front-end")
+                raise RemoteProtocolError(f"{FrameType(frame_type).name} to a front-end")
             # What came before goes on before.
-            for call, text in deltas.items():
-                call.deliver(text)
+            self._deliver(deltas)
             deltas.clear()
             handler(frame)
-        for call, text in deltas.items():
+        self._deliver(deltas)
+
+    def _deliver(self, deltas: dict[int, bytes]) -> None:
+        for call_id, text in deltas.items():
+            call = self._calls.get(call_id)
+            if call is None:
+                raise RemoteProtocolError(f"DATA for call {call_id}, which is not open")
             call.deliver(text)
 
     def channel_lost(self, reason: str, exit_status: int | None) -> None:

@@ -130,7 +130,7 @@ def _checked(name: str, hello: Hello, shipped: payload.Payload) -> Hello:
             f"The runner on {name} is not the one that was sent"
             f" (protocol {hello.protocol}, digest {one_line(hello.digest, 12)})."
         )
-    install = f"{one_line(hello.executable)} -m pip install 'openai[aiohttp]'"
+    install = f"{one_line(hello.executable)} -m pip install openai uvloop"
     if hello.openai is None:
         raise NoOpenAI(
             f"Python {one_line(hello.python)} on {name} has no openai package."

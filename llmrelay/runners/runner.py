@@ -336,10 +336,10 @@ class Runner:
                 self.max_calls,
                 self.spec.max_calls,
             )
-        if hello.aiohttp is None:
+        if hello.uvloop is None:
             logger.info(
-                "%s: without aiohttp each delta costs its CPU twice as much;"
-                " install it there: %s -m pip install 'openai[aiohttp]'",
+                "%s: without uvloop each delta costs its CPU half as much again;"
+                " install it there: %s -m pip install uvloop",
                 self.name,
                 one_line(hello.executable),
             )

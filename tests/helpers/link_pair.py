@@ -28,7 +28,7 @@ def a_hello(**changes: object) -> Hello:
         "python": "3.11.7",
         "executable": "/usr/bin/python3",
         "openai": "3.54.0",
-        "aiohttp": "3.14.5",
+        "uvloop": "0.23.0",
         "pid": 4242,
         "max_calls": 1024,
     }

@@ -57,8 +57,9 @@ KEY = a_start(BASE_URL).api_key
 # What a call does is its model's name: for tests that are not about openai, whose import takes
 # most of a second.
 SCRIPTED_UPSTREAM = """
-import asyncio, ctypes, os, sys, time
+import asyncio, ctypes, functools, os, sys, time
 from .messages import End
+from .reply import send
 
 class Upstream:
     def __init__(self, start, max_connections):
@@ -70,8 +71,8 @@ class Upstream:
     def renew_key(self, key):
         self.key = key
 
-    async def stream(self, call, prompt, emit):
-        await getattr(self, call.model)(prompt, emit)
+    async def stream(self, call, prompt, answer):
+        await getattr(self, call.model)(prompt, functools.partial(send, answer))
         return End("stop")
 
     async def echo(self, prompt, emit):
@@ -351,7 +352,7 @@ def test_an_openai_in_the_current_directory_takes_no_call_and_a_refusal_hides_th
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    for name in ("openai", "jiter", "httpx2", "aiohttp"):
+    for name in ("openai", "jiter", "httpx2", "uvloop"):
         (home / f"{name}.py").write_text("raise SystemExit('impostor')")
 
     async def main() -> None:

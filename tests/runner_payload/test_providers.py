@@ -70,8 +70,12 @@ class Taken:
         assert response.status == 200
         self.headers = dict(response.headers)
 
-    async def emit(self, data: bytes) -> None:
+    def emit(self, data: bytes) -> bool:
         self.body += data
+        return True
+
+    async def ready(self) -> None:
+        """Always."""
 
 
 class Asking:
@@ -100,7 +104,7 @@ class Asking:
     async def chat(self) -> tuple[str, str | None]:
         """A prompt by the way of /chat: the text, and why it ended."""
         taken = Taken()
-        end = await self.upstream.stream(Call("m-1", max_tokens=9), "hi", taken.emit)
+        end = await self.upstream.stream(Call("m-1", max_tokens=9), "hi", taken)
         assert self.provider.mistakes == []
         return taken.body.decode(), end.finish_reason
 

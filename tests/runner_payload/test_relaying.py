@@ -118,9 +118,13 @@ class Answered:
         assert not self.pieces
         self.heads.append(response)
 
-    async def emit(self, data: bytes) -> None:
+    def emit(self, data: bytes) -> bool:
         assert self.heads
         self.pieces.append(data)
+        return True
+
+    async def ready(self) -> None:
+        """Always."""
 
     @property
     def body(self) -> bytes:
@@ -557,7 +561,7 @@ def test_what_upstream_gives_one_client_is_not_for_the_next() -> None:
 
     async def scene() -> None:
         async with asyncio.timeout(LIMIT_S), server:
-            # aiohttp keeps no cookies of addresses.
+            # Jars keep no cookies of addresses.
             client = Upstream(a_start(server.base_url.replace("127.0.0.1", "localhost")), 10)
             try:
                 for _ in range(2):

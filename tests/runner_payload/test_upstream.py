@@ -1,4 +1,5 @@
-"""Calls to the API, against a scripted upstream, over both of the SDK's HTTP stacks."""
+"""Calls to the API, against a scripted upstream, over our connections and
+over the SDK's client, which is asked where there is a proxy."""
 
 from __future__ import annotations
 
@@ -9,10 +10,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import openai
 import pytest
 
-from runner_payload import chatting, log
+from runner_payload import chatting, log, upstream
 from runner_payload.chatting import MAX_RETRIES
 from runner_payload.failures import UpstreamFailure
 from runner_payload.messages import Call, End, Failure, Request, Response
@@ -50,20 +50,16 @@ CALL = Call("m-1")
 OK = answer("fine")
 
 
-@pytest.fixture(autouse=True, params=["aiohttp", "httpx"])
+@pytest.fixture(autouse=True, params=["own", "sdk"])
 def stack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test runs with aiohttp and as if aiohttp was not installed; no retry waits long."""
+    """Every test runs over our connections and over the SDK's client; no retry waits long."""
     monkeypatch.setattr(chatting, "RETRY_DELAY_S", 0.005)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
     monkeypatch.setattr(log, "_secrets", [KEY])
     # No TLS here, and reading the certificates is most of what a client costs.
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_args, **_options: None)
-    if request.param == "httpx":
-
-        def missing(**options: object) -> None:
-            raise RuntimeError("To use the aiohttp client you must have installed the extra")
-
-        monkeypatch.setattr(openai, "DefaultAioHttpClient", missing)
+    if request.param == "sdk":
+        monkeypatch.setattr(upstream, "_proxied", lambda _base_url: True)
     return str(request.param)
 
 
@@ -83,8 +79,26 @@ class Asked:
     def head(self, response: Response) -> None:
         self.heads.append(response)
 
-    async def emit(self, text: bytes) -> None:
-        self.pieces.append(text)
+    def emit(self, data: bytes) -> bool:
+        self.pieces.append(data)
+        return True
+
+    async def ready(self) -> None:
+        """Always."""
+
+
+class Told:
+    """A destination that tells a function."""
+
+    def __init__(self, tell: Callable[[bytes], None]) -> None:
+        self._tell = tell
+
+    def emit(self, data: bytes) -> bool:
+        self._tell(data)
+        return True
+
+    async def ready(self) -> None:
+        """Always."""
 
 
 @asynccontextmanager
@@ -99,7 +113,7 @@ async def client_of(base_url: str, **settings: object) -> AsyncIterator[Upstream
 async def stream(client: Upstream, call: Call = CALL, prompt: str = "hi") -> Asked:
     asked = Asked()
     try:
-        asked.end = await client.stream(call, prompt, asked.emit)
+        asked.end = await client.stream(call, prompt, asked)
     except UpstreamFailure as error:
         asked.failure = error.failure
     assert KEY not in str(asked.failure)
@@ -190,12 +204,12 @@ def test_each_delta_is_given_on_as_it_comes() -> None:
         ):
             arrived: list[str] = []
 
-            async def emit(text: bytes) -> None:
+            def emit(text: bytes) -> None:
                 if text:
                     arrived.append(text.decode())
                     server.open(arrived[-1])
 
-            assert await client.stream(CALL, "hi", emit) == End("stop")
+            assert await client.stream(CALL, "hi", Told(emit)) == End("stop")
             assert arrived == ["0", "1", "2", "3", "4"]
 
     limited(scene)
@@ -208,11 +222,11 @@ def test_an_event_without_text_is_passed_on_as_none_and_a_comment_is_not_an_even
         async with ScriptedUpstream(script) as server, client_of(server.base_url) as client:
             pieces: list[bytes] = []
 
-            async def emit(text: bytes) -> None:
+            def emit(text: bytes) -> None:
                 pieces.append(text)
                 server.open("heard")
 
-            assert await client.stream(CALL, "hi", emit) == End("stop")
+            assert await client.stream(CALL, "hi", Told(emit)) == End("stop")
             assert pieces[0] == b""
 
     limited(scene)
@@ -274,12 +288,12 @@ def test_a_broken_answer_fails_with_its_cause_and_is_never_retried(
         ):
             asked = Asked()
 
-            async def emit(text: bytes) -> None:
+            def emit(text: bytes) -> None:
                 asked.pieces.append(text)
                 server.open("read")
 
             with pytest.raises(UpstreamFailure) as caught:
-                await client.stream(CALL, "hi", emit)
+                await client.stream(CALL, "hi", Told(emit))
             assert caught.value.failure.code == code
             assert asked.text == "half"
             assert len(server.requests) == 1
@@ -287,7 +301,7 @@ def test_a_broken_answer_fails_with_its_cause_and_is_never_retried(
     limited(scene)
 
 
-def test_a_broken_chunk_size_never_passes_for_a_whole_answers_end(stack: str) -> None:
+def test_a_broken_chunk_size_never_passes_for_a_whole_answers_end() -> None:
     async def scene() -> None:
         script: list[Step] = [
             Delta("half"),
@@ -298,12 +312,11 @@ def test_a_broken_chunk_size_never_passes_for_a_whole_answers_end(stack: str) ->
         ]
         async with ScriptedUpstream(script) as server, client_of(server.base_url) as client:
 
-            async def emit(_text: bytes) -> None:
+            def emit(_text: bytes) -> None:
                 server.open("read")
 
-            # aiohttp 3.14 does not tell the reader: the limit for silence ends the call instead.
-            with pytest.raises(TimeoutError if stack == "aiohttp" else UpstreamFailure):
-                await asyncio.wait_for(client.stream(CALL, "hi", emit), 0.3)
+            with pytest.raises(UpstreamFailure):
+                await client.stream(CALL, "hi", Told(emit))
 
     limited(scene)
 
@@ -359,10 +372,10 @@ def test_cancelling_a_call_closes_its_connection_in_every_phase() -> None:
             for number in range(len(phases)):
                 begun = asyncio.Event()
 
-                async def emit(_text: bytes, begun: asyncio.Event = begun) -> None:
+                def emit(_text: bytes, begun: asyncio.Event = begun) -> None:
                     begun.set()
 
-                call = asyncio.create_task(client.stream(CALL, "hi", emit))
+                call = asyncio.create_task(client.stream(CALL, "hi", Told(emit)))
                 await server.wait_for_requests(number + 1)
                 request = server.requests[number]
                 if number == 2:

@@ -1,0 +1,320 @@
+"""A connection to upstream: one request and its answer at a time.
+
+An answer's body is read piece by piece (`async for`), or poured into a sink, in the very callback
+that reads the socket: no task, no future and no timer per delta. That, and one pass over the bytes,
+is why it is ours: through an HTTP client of the SDK's choice the same delta costs three times as
+much (docs/performance.md).
+
+Knows http1.py's bytes and sockets, but no pool, no SDK and no frames. Failures are httpx2's, which
+the SDK understands. In the flow: transport -> here -> upstream's socket, and back to relaying or
+chatting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import cast
+
+import httpx2
+
+from .http1 import BodyDecoder, Head, HeadReader, NotHTTP
+from .reply import Sink
+
+# Of a body that nobody has asked for yet: then upstream waits.
+HELD_BYTES = 64 * 1024
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    """One connection.
+
+    Args:
+        on_idle: called when an answer has ended and another request may follow.
+        on_lost: called when it has ended.
+
+    Attributes:
+        idle_since_s: the loop's time when it became idle.
+    """
+
+    def __init__(
+        self,
+        on_idle: Callable[[Connection], None],
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        self.idle_since_s = 0.0
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._writable = asyncio.Event()
+        self._writable.set()
+        # Of the answer under way: its head while it comes, then its body.
+        self._reader: HeadReader | None = None
+        self._head: asyncio.Future[tuple[Head, Body]] | None = None
+        self._body: Body | None = None
+        self._keep_alive = False
+        self._upload: asyncio.Task[None] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent."""
+        return not self._transport.is_closing()
+
+    async def ask(
+        self, head: bytes, content: bytes | AsyncIterable[bytes], *, chunked: bool
+    ) -> tuple[Head, Body]:
+        """Sends a request; returns when the head of its answer has come, though that be early.
+
+        Args:
+            chunked: `content` comes bit by bit, and its length is not known.
+
+        Raises:
+            httpx2.TransportError: no answer came.
+        """
+        self._reader = HeadReader()
+        self._head = self._loop.create_future()
+        if isinstance(content, bytes):
+            self._transport.write(head + content)
+        else:
+            self._transport.write(head)
+            self._upload = self._loop.create_task(self._send(content, chunked=chunked))
+        try:
+            return await self._head
+        except BaseException:
+            await self.abort()
+            raise
+
+    async def _send(self, content: AsyncIterable[bytes], *, chunked: bool) -> None:
+        try:
+            async for piece in content:
+                if self._transport.is_closing():
+                    return
+                if piece:
+                    size = b"%x\r\n" % len(piece) if chunked else b""
+                    self._transport.write(b"%b%b\r\n" % (size, piece) if chunked else piece)
+                    await self._writable.wait()
+            if chunked:
+                self._transport.write(_LAST_CHUNK)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer's reader gets it
+            self._fail(error)
+
+    async def abort(self) -> None:
+        """Ends the connection now, whatever is under way."""
+        self._transport.abort()
+        if self._upload is not None:
+            self._upload.cancel()
+            await asyncio.wait([self._upload])
+
+    def close(self) -> None:
+        """Ends a connection that nobody waits for."""
+        self._transport.abort()
+
+    def pause(self) -> None:
+        """Reads no more until resume()."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._transport.resume_reading()
+
+    # --- What asyncio calls ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's do not inherit from asyncio.Transport.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        body = self._body
+        try:
+            if body is None:
+                self._read_head(data)
+            else:
+                body.receive(data)
+        except NotHTTP as error:
+            self._fail(httpx2.RemoteProtocolError(str(error)))
+
+    def _read_head(self, data: bytes) -> None:
+        if self._reader is None or self._head is None:
+            self._transport.abort()  # nobody has asked
+            return
+        head = self._reader.feed(data)
+        if head is not None:
+            body = self._body = Body(self, head.decoder, self._answered)
+            self._keep_alive = head.keep_alive
+            if not self._head.done():
+                self._head.set_result((head, body))
+            body.receive(self._reader.rest)
+
+    def _answered(self, clean: bool) -> None:
+        """The answer is whole; not `clean` if something came behind it."""
+        self._reader = self._head = self._body = None
+        if self._keep_alive and clean and (self._upload is None or self._upload.done()):
+            self._upload = None
+            self.resume()
+            self.idle_since_s = self._loop.time()
+            self._on_idle(self)
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lost(self)
+        self._writable.set()
+        if self._body is None:
+            how = str(exc) if exc else "the connection ended without an answer"
+            self._fail(httpx2.ReadError(how) if exc else httpx2.RemoteProtocolError(how))
+        else:
+            self._body.fail(httpx2.ReadError(str(exc)) if exc else self._body.cut_short())
+
+    def _fail(self, error: Exception) -> None:
+        """The answer breaks off, or never comes."""
+        if self._body is not None:
+            self._body.fail(error)
+        elif self._head is not None and not self._head.done():
+            self._head.set_exception(error)
+        self._transport.abort()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+
+class Body(httpx2.AsyncByteStream):
+    """An answer's body; what its reader has no room for stays in the socket.
+
+    Args:
+        on_over: called when it is whole, and whether anything came behind it.
+    """
+
+    def __init__(
+        self, connection: Connection, decoder: BodyDecoder, on_over: Callable[[bool], None]
+    ) -> None:
+        self._connection = connection
+        self._decoder = decoder
+        self._on_over = on_over
+        self._over = False
+        self._error: Exception | None = None
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._sink: Sink | None = None
+        self._wake: asyncio.Future[None] | None = None
+
+    # --- For whoever reads it -------------------------------------------------------------------
+
+    async def pour(self, sink: Sink) -> None:
+        """Gives `sink` all of it, or as much as it wants, as each read brings it.
+
+        Raises:
+            httpx2.TransportError: it broke off.
+        """
+        async for piece in self:
+            if not sink.take(piece):
+                await sink.ready()
+            if sink.done:
+                return
+            while not (self._held or self._over):
+                # From here on receive() gives it each piece in the callback that has read it.
+                self._sink = sink
+                try:
+                    await self._more()
+                finally:
+                    self._sink = None
+                await sink.ready()
+                if sink.done:
+                    return
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            if self._held:
+                piece = self._held.popleft()
+                self._held_bytes -= len(piece)
+                yield piece
+            elif not self._over:
+                await self._more()
+            elif self._error is not None:
+                raise self._error
+            else:
+                return
+
+    async def aclose(self) -> None:
+        """The rest is not wanted: the connection ends, unless there is none."""
+        if not self._over:
+            self._over = True
+            await self._connection.abort()
+
+    async def _more(self) -> None:
+        """Returns when there is something to do.
+
+        Raises:
+            Exception: what the sink raised.
+        """
+        self._wake = asyncio.get_running_loop().create_future()
+        self._connection.resume()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+
+    def _wake_up(self, error: Exception | None = None) -> None:
+        if self._wake is None or self._wake.done():
+            return
+        if error is None:
+            self._wake.set_result(None)
+        else:
+            self._wake.set_exception(error)
+
+    # --- For the connection ---------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """The hot path: what a read has brought.
+
+        Raises:
+            NotHTTP: it is no body.
+        """
+        decoder = self._decoder
+        if piece := decoder.feed(data):
+            if self._sink is None:
+                self._hold(piece)
+            else:
+                self._give(self._sink, piece)
+        if decoder.done and not self._over:
+            self._over = True
+            self._on_over(not decoder.rest)
+            self._wake_up()
+
+    def _give(self, sink: Sink, piece: bytes) -> None:
+        try:
+            if sink.take(piece):
+                return
+            error = None
+        except Exception as raised:  # noqa: BLE001 - it is for whoever pours
+            error = raised
+        # Another read may come before that one has its turn.
+        self._sink = None
+        if not self._decoder.done:
+            self._connection.pause()
+        self._wake_up(error)
+
+    def _hold(self, piece: bytes) -> None:
+        self._held.append(piece)
+        self._held_bytes += len(piece)
+        if self._held_bytes > HELD_BYTES:
+            self._connection.pause()
+        self._wake_up()
+
+    def cut_short(self) -> Exception | None:
+        """What it lacks now that the connection has ended; None if that is how it ends."""
+        try:
+            self._decoder.end()
+        except NotHTTP as error:
+            return httpx2.RemoteProtocolError(str(error))
+        return None
+
+    def fail(self, error: Exception | None) -> None:
+        """It breaks off with `error`, or has just ended with its connection."""
+        if not self._over:
+            self._over = True
+            self._error = error
+            self._wake_up()

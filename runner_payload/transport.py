@@ -1,0 +1,139 @@
+"""How the SDK's client reaches upstream: httpx2's interface over our own connections.
+
+Keeps connections that may be used again, by origin. As many are open as calls are under way: how
+many that may be, is the front-end's business. Proxies are not: where the environment names one for
+upstream, upstream.py takes the SDK's own client. In the flow: the SDK -> here -> connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+from ipaddress import ip_address
+from typing import Any
+
+import httpx2
+
+from .connection import Connection
+
+# Kept open for calls to come, each for so long at the most.
+MAX_IDLE = 100
+MAX_IDLE_S = 30.0
+# The name of an answer's Body among a response's extensions: httpx2 wraps its stream.
+BODY = "llmrelay_body"
+
+_PORTS = {"http": 80, "https": 443}
+_VALUE = re.compile(rb"[^\r\n\0]*")
+# Of a host with several addresses, one that does not answer gets no more than this, that another
+# may be tried (RFC 8305 would try them side by side).
+_ADDRESS_S = 2.0
+
+Origin = tuple[str, str, int]
+
+
+class Transport(httpx2.AsyncBaseTransport):
+    """HTTP/1.1 over TCP and TLS."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._open: set[Connection] = set()
+        self._tls: ssl.SSLContext | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        head = _encode_head(request)
+        try:
+            content: bytes | httpx2.AsyncByteStream = request.content
+        except httpx2.RequestNotRead:
+            assert isinstance(request.stream, httpx2.AsyncByteStream), "an async client's request"
+            content = request.stream
+        connection = await self._connection(request)
+        chunked = "transfer-encoding" in request.headers
+        answer, body = await connection.ask(head, content, chunked=chunked)
+        extensions = {"http_version": b"HTTP/1.1", "reason_phrase": answer.reason, BODY: body}
+        return httpx2.Response(
+            answer.status,
+            headers=answer.fields,
+            stream=body,
+            request=request,
+            extensions=extensions,
+        )
+
+    async def aclose(self) -> None:
+        """Closes all connections; what is under way on them breaks off."""
+        self._idle.clear()
+        for connection in list(self._open):
+            connection.close()
+        await asyncio.sleep(0)  # the loop lets go of them in its next turn
+
+    async def _connection(self, request: httpx2.Request) -> Connection:
+        url = request.url
+        if url.scheme not in _PORTS:
+            raise httpx2.UnsupportedProtocol(f"no http or https in {url}")
+        origin = (url.scheme, url.host, url.port or _PORTS[url.scheme])
+        now_s = asyncio.get_running_loop().time()
+        idle = self._idle.get(origin, [])
+        while idle:
+            connection = idle.pop()
+            if connection.usable and now_s - connection.idle_since_s < MAX_IDLE_S:
+                return connection
+            connection.close()
+        limit_s = request.extensions.get("timeout", {}).get("connect")
+        try:
+            return await asyncio.wait_for(self._connect(origin), limit_s)
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            raise httpx2.ConnectTimeout(f"no connection within {limit_s:g} s") from error
+        except (OSError, ssl.SSLError, UnicodeError) as error:
+            raise httpx2.ConnectError(str(error)) from error
+
+    async def _connect(self, origin: Origin) -> Connection:
+        scheme, host, port = origin
+        loop = asyncio.get_running_loop()
+        if scheme == "https" and self._tls is None:
+            self._tls = await loop.run_in_executor(None, httpx2.create_ssl_context)
+        tls: dict[str, Any] = (
+            {"ssl": self._tls, "server_hostname": host} if scheme == "https" else {}
+        )
+        addresses = await _addresses(host, port)
+        while True:
+            address = addresses.pop(0)
+            connecting = loop.create_connection(
+                lambda: Connection(lambda idle: self._keep(origin, idle), self._open.discard),
+                address,
+                port,
+                **tls,
+            )
+            try:
+                _, connection = await asyncio.wait_for(
+                    connecting, _ADDRESS_S if addresses else None
+                )
+                self._open.add(connection)
+                return connection
+            except (OSError, asyncio.TimeoutError):
+                if not addresses:
+                    raise
+
+    def _keep(self, origin: Origin, connection: Connection) -> None:
+        idle = self._idle.setdefault(origin, [])
+        if len(idle) >= MAX_IDLE:
+            idle.pop(0).close()
+        idle.append(connection)
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    """A host's addresses, in the system's order."""
+    with contextlib.suppress(ValueError):
+        return [str(ip_address(host))]
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def _encode_head(request: httpx2.Request) -> bytes:
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+    for name, value in request.headers.raw:
+        if not _VALUE.fullmatch(value):
+            raise httpx2.LocalProtocolError(f"{name.decode()} cannot be sent")
+        lines.append(b"%b: %b" % (name, value))
+    return b"\r\n".join([*lines, b"", b""])
