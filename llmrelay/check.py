@@ -27,12 +27,14 @@ from .errors import (
     UnusableConfig,
     UpstreamNotFound,
 )
+from .inventory.show import where
 from .peer_text import one_line
 from .runners import provision, reach
-from .runners.jump import JumpHost, JumpHostDown, Jumps
+from .runners.jump import Jumps
 from .runners.link import Link
 from .runners.models import LIST_MODELS, models_in, whole_answer
 from .runners.provision import Started
+from .runners.shared import SharedHost, SharedHostDown
 from .runners.slots import Slots
 from .runners.spec import RunnerSpec
 from .runners.ssh.login import Step
@@ -41,7 +43,7 @@ from .secret import Keys, Secret
 # In this order they are taken; what fails is the one behind the last that went well, unless its
 # error says otherwise. `name` is there where we look it up, and not a jump host or a ProxyCommand.
 STEPS = ("name", "tcp", "host key", "login", "python", "openai", "upstream")
-JUMP_STEPS = (*STEPS[:4], "lost")
+SHARED_STEPS = (*STEPS[:4], "lost")
 _STEP_OF: dict[type[RelayError], str] = {
     UnusableConfig: "settings",
     UnknownHostKey: "host key",
@@ -64,9 +66,14 @@ class Failed:
 
 @dataclass(slots=True)
 class Hop:
-    """A host on the way, or at the end of it: what was found there."""
+    """A host on the way, or at the end of it: what was found there.
+
+    Attributes:
+        label: what it is of, in a few words.
+    """
 
     name: str
+    label: str
     steps: list[Step] = field(default_factory=list)
     failed: Failed | None = None
 
@@ -76,14 +83,15 @@ class Report:
     """One runner.
 
     Attributes:
-        itself: its own host.
-        jumps: the jump hosts before it, the first first; shared with others behind them.
+        itself: its own host; of one of several on a host, what is its own there.
+        shared: the shared hosts on the way, the first first: jump hosts, and its own if it is one
+            of several there. Others have them, too.
         blocked_by: the one of them that did not let it through.
     """
 
     spec: RunnerSpec
     itself: Hop
-    jumps: list[Hop] = field(default_factory=list)
+    shared: list[Hop] = field(default_factory=list)
     blocked_by: Hop | None = None
 
     @property
@@ -107,11 +115,14 @@ class Check:
         self._keys = [_read(keys, spec) for spec in specs]
         self._config = config
         self._slots = Slots(config.connects)
-        self._jump_hops: dict[str, Hop] = {}
+        self._shared_hops: dict[str, Hop] = {}
+        self._shared_labels = {
+            spec.host.shared_as: where(spec.host) for spec in specs if spec.host.shared_as
+        }
 
     async def run(self) -> AsyncIterator[Report]:
         """The reports, in the order of the runners, each as soon as it is there."""
-        async with Jumps(self._config, self._on_jump_step) as jumps:
+        async with Jumps(self._config, self._on_shared_step) as jumps:
             tasks = [
                 asyncio.ensure_future(self._runner(spec, key, jumps))
                 for spec, key in zip(self._specs, self._keys, strict=True)
@@ -124,17 +135,20 @@ class Check:
                     task.cancel()
                 await asyncio.wait(tasks)
 
-    def _jump_hop(self, jump: JumpHost) -> Hop:
-        return self._jump_hops.setdefault(jump.name, Hop(jump.name))
+    def _shared_hop(self, name: str) -> Hop:
+        label = self._shared_labels.get(name, "jump host")
+        return self._shared_hops.setdefault(name, Hop(name, label))
 
-    def _on_jump_step(self, step: Step) -> None:
-        hop = self._jump_hops.setdefault(step.hop, Hop(step.hop))
+    def _on_shared_step(self, step: Step) -> None:
+        hop = self._shared_hop(step.hop)
         # Its first attempt alone: while others are still checked it is tried again.
         if hop.failed is None and step.what not in [each.what for each in hop.steps]:
             hop.steps.append(step)
 
     async def _runner(self, spec: RunnerSpec, key: Secret | ConnectError, jumps: Jumps) -> Report:
-        report = Report(spec, Hop(spec.name))
+        shared_as = spec.host.shared_as
+        label = f"of {shared_as}" if shared_as else where(spec.host)
+        report = Report(spec, Hop(spec.name, label))
         way = _Way(report.itself)
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -145,14 +159,14 @@ class Check:
                 async with self._slots.start():
                     way.go_on()
                     await self._runner_on(connection, spec, key, way)
-        except JumpHostDown as down:
-            way.jump = down.jump
-            lost = report.blocked_by = self._jump_hop(down.culprit)
+        except SharedHostDown as down:
+            way.shared = down.host
+            lost = report.blocked_by = self._shared_hop(down.culprit.name)
             took_s = way.took_s - sum(step.took_s for step in lost.steps)
-            _fail(lost, down.error, took_s, JUMP_STEPS)
+            _fail(lost, down.error, took_s, SHARED_STEPS)
         except RelayError as error:
-            _fail(way.hop, error, way.took_s, STEPS if way.jump is None else STEPS[1:])
-        report.jumps = [self._jump_hop(each) for each in _chain(way.jump)]
+            _fail(way.hop, error, way.took_s, STEPS if way.shared is None else STEPS[1:])
+        report.shared = [self._shared_hop(each.name) for each in _chain(way.shared)]
         return report
 
     async def _runner_on(
@@ -184,7 +198,7 @@ class _Way:
 
     def __init__(self, hop: Hop) -> None:
         self.hop = hop
-        self.jump: JumpHost | None = None
+        self.shared: SharedHost | None = None
         self._now_s = asyncio.get_running_loop().time
         self._since_s = self._now_s()
 
@@ -202,9 +216,9 @@ class _Way:
         self.hop.steps.append(step)
         self.go_on()
 
-    def through(self, jump: JumpHost) -> None:
-        """The jump host is connected."""
-        self.jump = jump
+    def through(self, shared: SharedHost) -> None:
+        """The shared hosts up to this one are connected."""
+        self.shared = shared
         self.go_on()
 
 
@@ -215,8 +229,8 @@ def _read(keys: Keys, spec: RunnerSpec) -> Secret | ConnectError:
         return error
 
 
-def _chain(jump: JumpHost | None) -> list[JumpHost]:
-    return [] if jump is None else [*_chain(jump.before), jump]
+def _chain(shared: SharedHost | None) -> list[SharedHost]:
+    return [] if shared is None else [*_chain(shared.before), shared]
 
 
 def _of_hello(spec: RunnerSpec, started: Started, took_s: float) -> list[Step]:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from .option import option, switch
 from .upstreams import UPSTREAMS
-from .values import HostAddress, one_of, parse_host, parse_path, parse_url
+from .values import HostAddress, count, one_of, parse_host, parse_path, parse_url
 
 RUNNERS = "Runners"
+# Far beyond what sshd's MaxSessions allows by itself (10), and the cores of most hosts.
+MAX_INSTANCES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,15 @@ class RunnerOptions:
         str,
         None,
         "Of the inventory's hosts, those that Ansible's PATTERN selects.",
+        RUNNERS,
+    )
+    instances: int = option(
+        "--instances",
+        "N",
+        count(1, MAX_INSTANCES),
+        1,
+        "Runner processes on each host, HOST#1 and so on, over one SSH connection: for more than"
+        " one core can relay. Each has --max-calls.",
         RUNNERS,
     )
     watch: bool = switch(

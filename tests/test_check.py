@@ -77,14 +77,21 @@ RUNNER = [(step, "ok") for step in ("python", "openai", "upstream")]
 def test_every_hop_of_every_runner_is_tried_and_nothing_is_left(
     fleet: Fleet, bastion: OpenSSHServer
 ) -> None:
+    a, b = fleet.hosts
+    behind = b.line(ansible_ssh_common_args="-J bastion", llmrelay_instances="2")
+    fleet.write(a.line(), behind)
+    logins = b.server.log.count("Accepted publickey")
     ran = llmrelay("check", *options(fleet, bastion))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert steps(ran.stdout) == {
         "a": DIRECT + RUNNER,
         "bastion": DIRECT,
-        "b": DIRECT[1:] + RUNNER,  # whose name the jump host looks up
+        "b": DIRECT[1:],  # whose name the jump host looks up
+        "b#1": RUNNER,
+        "b#2": RUNNER,
     }
-    assert "2 of 2 runners are well." in ran.stdout
+    assert b.server.log.count("Accepted publickey") == logins + 1
+    assert "3 of 3 runners are well." in ran.stdout
     assert "has 2 models (gpt-4o-mini, llama-3)" in ran.stdout
     assert KEY not in ran.stdout
     assert "\033" not in ran.stdout
@@ -150,11 +157,24 @@ def test_a_proxy_command_that_ends_at_once_is_a_host_that_cannot_be_reached(
 ) -> None:
     a, _ = fleet.hosts
     # Several, as it is a race whether it is gone before or after the first byte is written to it.
-    ends = {"ansible_ssh_common_args": "-o ProxyCommand=false", "llmrelay_instances": "12"}
-    fleet.write(a.line(**ends))
+    line = a.line(ansible_ssh_common_args="-o ProxyCommand=false")
+    fleet.write(*(f"{number}{line}" for number in range(12)))
     ran = llmrelay("check", *options(fleet, bastion))
     assert (ran.returncode, ran.stderr) == (10, "")
     assert ran.stdout.count("cannot be reached") == 12
+
+
+def test_what_several_runners_share_fails_once(fleet: Fleet, bastion: OpenSSHServer) -> None:
+    a, _ = fleet.hosts
+    fleet.write(a.line(ansible_user="nobody-here", llmrelay_instances="3"))
+    ran = llmrelay("check", *options(fleet, bastion))
+    assert ran.returncode == 13
+    failed = [("host", "FAILED")]
+    assert steps(ran.stdout) == {
+        "a": [*DIRECT[:3], ("login", "FAILED")],
+        **{f"a#{number}": failed for number in (1, 2, 3)},
+    }
+    assert ran.stdout.count("refuses the login of nobody-here") == 1
 
 
 def test_a_jump_host_that_fails_is_shown_once(fleet: Fleet, bastion: OpenSSHServer) -> None:

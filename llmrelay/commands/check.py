@@ -15,7 +15,6 @@ from ..check import Check, Failed, Hop, Report
 from ..config import Config
 from ..errors import ConnectError, RelayError
 from ..inventory.load import load
-from ..inventory.show import where
 from ..option import Option
 from ..runner_options import RUNNERS
 from ..runners.ssh.login import Step
@@ -92,20 +91,22 @@ def _exit_status(error: RelayError) -> int:
 
 
 def _lines(report: Report, shown: set[str], colours: bool) -> Iterator[str]:
-    """A runner's part, and before it those of its jump hosts that were not shown yet."""
-    for jump in report.jumps:
+    """A runner's part, and before it those of its shared hosts that were not shown yet."""
+    for shared in report.shared:
         # One behind a jump host that is down was not tried.
-        if jump.name not in shown and (jump.steps or jump.failed):
-            shown.add(jump.name)
-            yield f"{jump.name} (jump host)"
-            yield from _hop_lines(jump, colours)
-    yield f"{report.spec.name} ({where(report.spec.host)})"
+        if shared.name not in shown and (shared.steps or shared.failed):
+            shown.add(shared.name)
+            yield from _hop_lines(shared, colours)
+    own, *found = _hop_lines(report.itself, colours)
+    yield own
     if (down := report.blocked_by) is not None:
-        yield _line("jump", 0.0, f"{down.name} is in the way, see above", colours, ok=False)
-    yield from _hop_lines(report.itself, colours)
+        what = "host" if down.name == report.spec.host.shared_as else "jump"
+        yield _line(what, 0.0, f"{down.name} is in the way, see above", colours, ok=False)
+    yield from found
 
 
 def _hop_lines(hop: Hop, colours: bool) -> Iterator[str]:
+    yield f"{hop.name} ({hop.label})"
     for step in hop.steps:
         yield _line(step.what, step.took_s, step.found, colours, ok=True)
     if (failed := hop.failed) is not None:
@@ -123,7 +124,7 @@ def _line(what: str, took_s: float, found: str, colours: bool, *, ok: bool) -> s
 
 
 def _object(report: Report) -> dict[str, object]:
-    hops = (*report.jumps, report.itself)
+    hops = (*report.shared, report.itself)
     return {
         "name": report.spec.name,
         "ok": report.error is None,

@@ -39,9 +39,9 @@ def make_specs(inventory: Inventory, config: Config) -> tuple[list[RunnerSpec], 
 
 
 def for_addresses(addresses: Iterable[HostAddress], config: Config) -> list[RunnerSpec]:
-    """The runners that --runner asks for, one for each."""
+    """The runners that --runner asks for."""
     upstream, base_url = upstream_of(config.upstream, config.base_url)
-    return [
+    specs = (
         RunnerSpec(
             name=str(address),
             host=HostSpec(
@@ -55,7 +55,8 @@ def for_addresses(addresses: Iterable[HostAddress], config: Config) -> list[Runn
             max_calls=config.max_calls,
         )
         for address in dict.fromkeys(addresses)
-    ]
+    )
+    return [each for spec in specs for each in _instances(spec, config.instances)]
 
 
 def upstream_of(name: str | None, url: str | None) -> tuple[str, str]:
@@ -123,11 +124,17 @@ def _host_specs(
         max_calls=said.get("llmrelay_max_calls", config.max_calls),
         labels=said.get("llmrelay_labels", ()),
     )
-    instances = said.get("llmrelay_instances", 1)
-    if instances == 1:
+    yield from _instances(spec, said.get("llmrelay_instances", config.instances))
+
+
+def _instances(spec: RunnerSpec, count: int) -> Iterator[RunnerSpec]:
+    """A host's one runner, or each of several."""
+    if count == 1:
         yield spec
-    else:
-        yield from (replace(spec, name=f"{host}#{number + 1}") for number in range(instances))
+        return
+    host = replace(spec.host, shared_as=spec.name)
+    for number in range(count):
+        yield replace(spec, name=f"{spec.name}#{number + 1}", host=host)
 
 
 def _upstream(host: str, said: dict[str, Any], config: Config) -> tuple[str, str]:

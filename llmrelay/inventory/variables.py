@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..runner_options import MAX_INSTANCES
 from ..upstreams import UPSTREAMS
 from ..values import count, number, one_of, parse_model, parse_path, parse_url
 
 PREFIX = "llmrelay_"
-MAX_INSTANCES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +153,13 @@ KNOWN: dict[str, Known] = {
     ),
     "llmrelay_weight": Known(_of_text(_weight), "Its share of the calls, beside others'; else 1."),
     "llmrelay_max_calls": Known(
-        _of_text(count(1, 65536)), "Calls that it may have at once; else as `--max-calls`."
+        _of_text(count(1, 65536)),
+        "Calls that a runner of it may have at once; else as `--max-calls`.",
     ),
     "llmrelay_instances": Known(
         _of_text(count(1, MAX_INSTANCES)),
-        "Runner processes on the host, `NAME#1` and so on; else 1.",
+        "Runner processes on the host, `NAME#1` and so on, each with this weight and these calls;"
+        " else as `--instances`.",
     ),
     "llmrelay_labels": Known(_pairs, "What people tell it by (`rack=a1,gpu=h100`)."),
 }

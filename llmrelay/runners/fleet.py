@@ -1,14 +1,16 @@
 """All runners' lives: started at once, kept, revised by a reload, ended.
 
 A runner's name is what ties it to its spec: a new name is a new runner, one that is gone drains and
-ends, and one that is still there becomes what its spec says now. pool.py is told who there is and
-gives them calls; runner.py lives each one's life. Knows no HTTP.
+ends, and one that is still there becomes what its spec says now. Where a host's one runner becomes
+several, or these one, the first goes on under the other name, so that somebody takes calls all the
+while. pool.py is told who there is and gives them calls; runner.py lives each one's life. Knows no
+HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..config import Config
 from ..errors import ConnectError
@@ -43,6 +45,8 @@ class Fleet:
         """Makes the runners those of `plan`; says what that changed, for the log."""
         wanted = {spec.name: (spec, key) for spec, key in plan}
         changes: dict[str, list[str]] = {"removed": [], "changed": [], "added": []}
+        for name, heir in list(self._heirs([spec for spec, _ in wanted.values()])):
+            self._runners[heir] = self._runners.pop(name)
         for name in self._runners.keys() - wanted.keys():
             self._end(self._runners.pop(name))
             changes["removed"].append(name)
@@ -54,12 +58,15 @@ class Fleet:
             else:
                 if runner.spec != spec:
                     changes["changed"].append(name)
+                before = runner.name
                 runner.revise(spec, key)
+                if name != before:
+                    self._pool.rename(before, runner)
         said = [f"{what} {', '.join(sorted(names))}" for what, names in changes.items() if names]
         return "; ".join(said)
 
     def retry_now(self) -> None:
-        """Has every lost runner, and every lost jump host, tried again at once."""
+        """Has every lost runner, and every lost shared host, tried again at once."""
         self._jumps.retry_now()
         for runner in self._runners.values():
             runner.retry_now()
@@ -92,6 +99,19 @@ class Fleet:
         for task in self._tasks.values():
             task.cancel()
 
+    def _heirs(self, wanted: Sequence[RunnerSpec]) -> Iterator[tuple[str, str]]:
+        """The names that runners had and those under which they go on, where these are others."""
+        names = {spec.name for spec in wanted}
+        new = [spec for spec in wanted if spec.name not in self._runners]
+        for name, runner in self._runners.items():
+            if name in names:
+                continue
+            one_of = runner.spec.host.shared_as
+            heir = next((s for s in new if s.name == one_of or s.host.shared_as == name), None)
+            if heir is not None:
+                new.remove(heir)
+                yield name, heir.name
+
     def _begin(self, spec: RunnerSpec, key: Secret, *, quiet: bool) -> None:
         runner = Runner(spec, key, self._config, self._jumps, self._slots, self._pool.look_at)
         runner.quiet = quiet
@@ -109,7 +129,7 @@ class Fleet:
 def _none_started(errors: dict[str, ConnectError]) -> ConnectError:
     """Why none of them takes calls; the first one's kind decides the exit status."""
     first = next(iter(errors.values()))
-    if len(errors) == 1:
-        return first
+    if len({error.message for error in errors.values()}) == 1:
+        return first  # which is what all of them need
     lines = [f"  {name}: {error.message}" for name, error in errors.items()]
     return type(first)(f"None of the {len(errors)} runners could be started.\n" + "\n".join(lines))

@@ -70,6 +70,11 @@ class Pool:
         """It takes no more calls; those that it has go on."""
         self._members.pop(runner.name).standing.ready = False
 
+    def rename(self, before: str, runner: Runner) -> None:
+        """A runner has another name; how it stands is as it was."""
+        self._members[runner.name] = self._members.pop(before)
+        self.look_at(runner)
+
     def look_at(self, runner: Runner) -> None:
         """A runner has changed: whether it is ready, how many calls it takes, what it is for."""
         member = self._members.get(runner.name)

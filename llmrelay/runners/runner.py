@@ -25,9 +25,10 @@ from ..secret import Secret
 from . import provision, reach, unforeseen
 from .backoff import Backoff
 from .call import LinkCall, OnOver, Sink
-from .jump import JumpHost, JumpHostDown, Jumps
+from .jump import Jumps
 from .link import Link
 from .provision import Started
+from .shared import SharedHost, SharedHostDown
 from .slots import Slots
 from .spec import HostSpec, RunnerSpec
 
@@ -55,7 +56,8 @@ class _Life:
     error: ConnectError = field(default_factory=lambda: RunnerBroken("It ended as it began."))
     over: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
-    jump: JumpHost | None = None
+    # Whose connection it goes over, if others do so, too.
+    shared: SharedHost | None = None
     link: Link | None = None
     ready_at_s: float = math.inf
 
@@ -106,7 +108,7 @@ class Runner:
         self._stopping = False
         self._loss = ""
         self._retry_at_s = 0.0
-        self._waits_for: JumpHost | None = None
+        self._waits_for: SharedHost | None = None
         self._retry = False
         # Something happened that the loop in run() has to look at.
         self._wake = asyncio.Event()
@@ -242,12 +244,12 @@ class Runner:
     async def _wait(self, error: RelayError, life: _Life, backoff: Backoff) -> None:
         """Waits before the next attempt; ends early with stop(), revise() and retry_now()."""
         self._loss = error.message.rstrip(".")
-        jump = life.jump
-        if jump is not None and not jump.is_up:
-            # Which has been told of, once for all that are behind it.
-            logger.debug("%s waits for its jump host: %s", self.name, self._loss)
-            self._waits_for = jump
-            await self._unless_asked(jump.up())
+        shared = life.shared
+        if shared is not None and not shared.is_up:
+            # Which has been told of, once for all that need it.
+            logger.debug("%s waits for %s: %s", self.name, shared.label, self._loss)
+            self._waits_for = shared
+            await self._unless_asked(shared.up())
             self._waits_for = None
             return
         wait_s = backoff.next_s(error, max(0.0, self._now_s() - life.ready_at_s))
@@ -278,14 +280,14 @@ class Runner:
                 async with self._slots.login():
                     reached = reach.connect(life.host, self._config, self._jumps)
                     connection = await stack.enter_async_context(reached)
-                life.jump = connection.jump
+                life.shared = connection.shared
                 async with self._slots.start():
                     started = await self._start(connection, life)
                 self._take_over(life, started)
                 life.outcome.set_result(None)
                 await life.over.wait()
-        except JumpHostDown as down:
-            life.error, life.jump = down.error, down.jump
+        except SharedHostDown as down:
+            life.error, life.shared = down.error, down.host
         except ConnectError as error:
             life.error = error
 

@@ -43,6 +43,8 @@ class HostSpec:
         python: the interpreter on the host.
         base_url: the upstream, as the host reaches it.
         upstream: its name, if it is a known one (upstreams.py), else "".
+        shared_as: of a host with several runners, which share one connection to it, its name; else
+            "". Two hosts that are reached alike share none.
     """
 
     address: HostAddress | None
@@ -52,6 +54,7 @@ class HostSpec:
     ssh_options: tuple[tuple[str, str], ...] = ()
     key: KeySource = field(default_factory=KeySource)
     upstream: str = ""
+    shared_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,8 @@ class RunnerSpec:
     """One runner: a process on a host, and the calls that it is for.
 
     Attributes:
-        name: the inventory's name of the host; with `#2` and so on behind it where a host has
-            several runners. Unique.
+        name: the inventory's name of the host; with `#1` and so on behind it where a host has
+            several runners, so that a name in the log is either the host or one of them. Unique.
         groups: those that a call may ask for; the inventory's groups of the host.
         models: globs of the models that it serves; none for whatever is asked.
         model_map: pairs of the name that clients ask for and upstream's own name; the first is

@@ -48,16 +48,17 @@ class Host:
 
 
 class Fleet(Held):
-    """`count` hosts, called a, b and so on."""
+    """`count` hosts, called a, b and so on, with these lines of sshd_config besides."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *options: str) -> None:
         self.hosts: list[Host] = []
         self._count = count
+        self._options = options
 
     def _take(self, cleanup: contextlib.ExitStack) -> None:
         for number in range(self._count):
             # These hosts die: what a login shell runs of its user's would be killed halfway.
-            server = OpenSSHServer("SetEnv HOME=/", host=f"127.0.0.{number + 2}")
+            server = OpenSSHServer("SetEnv HOME=/", *self._options, host=f"127.0.0.{number + 2}")
             cleanup.enter_context(server)
             name = chr(ord("a") + number)
             script = ScriptedUpstream(answer(name))

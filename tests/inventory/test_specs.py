@@ -90,10 +90,20 @@ def test_an_ipv6_address_may_have_a_user_before_it(tmp_path: Path) -> None:
     assert spec.host.address == HostAddress("2001:db8::1", "llm")
 
 
-def test_a_host_may_have_several_runners(tmp_path: Path) -> None:
-    specs = understood(tmp_path, "gpu llmrelay_instances=3\n").specs
-    assert [spec.name for spec in specs] == ["gpu#1", "gpu#2", "gpu#3"]
-    assert len({spec.host for spec in specs}) == 1
+def test_a_host_may_have_several_runners_which_share_its_connection(tmp_path: Path) -> None:
+    text = "gpu llmrelay_instances=3 llmrelay_max_calls=7\nlone llmrelay_instances=1\nelse\n"
+    specs = understood(tmp_path, text, instances=2).specs
+    assert [spec.name for spec in specs] == ["gpu#1", "gpu#2", "gpu#3", "lone", "else#1", "else#2"]
+    assert [spec.host.shared_as for spec in specs] == [*["gpu"] * 3, "", *["else"] * 2]
+    assert len({spec.host for spec in specs}) == 3
+    assert [spec.max_calls for spec in specs[:3]] == [7] * 3
+
+
+def test_a_host_that_is_named_may_have_several_runners(tmp_path: Path) -> None:
+    config = Config(runners=(HostAddress("h", "u"), HostAddress("h", "u", 2222)), instances=2)
+    specs = load(config).specs
+    assert [spec.name for spec in specs] == ["u@h#1", "u@h#2", "u@h:2222#1", "u@h:2222#2"]
+    assert {spec.host.shared_as for spec in specs} == {"u@h", "u@h:2222"}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +114,7 @@ def test_a_host_may_have_several_runners(tmp_path: Path) -> None:
         ("h llmrelay_weight=0", "llmrelay_weight of h: a weight is above 0"),
         ("h llmrelay_weight=heavy", "'heavy' is no number"),
         ("h llmrelay_max_calls=0", "0 is not from 1"),
-        ("h llmrelay_instances=1000", "not from 1 to 256"),
+        ("h llmrelay_instances=1000", "not from 1 to 64"),
         ("h llmrelay_base_url=ftp://x", "no http:// or https:// URL"),
         ("h llmrelay_base_url='{{ url }}'", "is a template"),
         ("h llmrelay_model_map=gpt-4o", "'gpt-4o' is no NAME=VALUE"),

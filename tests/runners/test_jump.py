@@ -16,8 +16,9 @@ import pytest
 
 from llmrelay.config import Config
 from llmrelay.errors import HostUnreachable
-from llmrelay.runners import backoff, jump
-from llmrelay.runners.jump import JumpHost, JumpHostDown, Jumps
+from llmrelay.runners import backoff, jump, shared
+from llmrelay.runners.jump import Jumps
+from llmrelay.runners.shared import SharedHost, SharedHostDown
 from llmrelay.values import HostAddress, parse_host
 
 LIMIT_S = 10.0
@@ -106,9 +107,10 @@ async def resolved(address: HostAddress, *_: object) -> AsyncIterator[FakeSettin
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     made = Network()
-    monkeypatch.setattr(jump, "log_in", made.log_in)
+    monkeypatch.setattr(shared, "log_in", made.log_in)
+    monkeypatch.setattr(shared, "resolved", resolved)
     monkeypatch.setattr(jump, "resolved", resolved)
-    monkeypatch.setattr(jump, "IDLE_S", IDLE_S)
+    monkeypatch.setattr(shared, "IDLE_S", IDLE_S)
     monkeypatch.setattr(backoff, "MIN_S", 0.001)
     monkeypatch.setattr(backoff, "MAX_S", 0.004)
     return made
@@ -180,7 +182,7 @@ def test_one_that_cannot_be_reached_is_given_up_with_whom_it_was_for(network: Ne
         network.down = {"a"}
         async with Jumps(Config()) as jumps:
             host = await jumps.to(hops("a", "b"))
-            with host.needed(), pytest.raises(JumpHostDown):
+            with host.needed(), pytest.raises(SharedHostDown):
                 await host.login()
             while jumps._tasks:
                 await asyncio.wait(jumps._tasks)
@@ -195,7 +197,7 @@ def test_who_waits_for_it_hears_when_it_is_back(network: Network) -> None:
         async with Jumps(Config()) as jumps:
             host = await jumps.to(hops("a"))
             with host.needed():
-                with pytest.raises(JumpHostDown) as down:
+                with pytest.raises(SharedHostDown) as down:
                     await host.login()
                 assert down.value.error.message == "a cannot be reached."
                 waiting = asyncio.ensure_future(host.up())
@@ -238,9 +240,9 @@ def test_the_loss_of_a_first_hop_is_one_event(
                 network.down = {"a"}
                 network.logins[0].lose()
                 await network.until_attempts(5)
-                with pytest.raises(JumpHostDown) as down:
+                with pytest.raises(SharedHostDown) as down:
                     await c.login()
-                assert (down.value.jump, down.value.culprit) == (c, c.before)
+                assert (down.value.host, down.value.culprit) == (c, c.before)
                 network.down.clear()
                 await b.up()
                 await c.up()
@@ -275,7 +277,7 @@ def test_what_is_asked_for_is_tried_at_once(
         network.down = {"a"}
         async with Jumps(Config()) as jumps:
             host = await jumps.to(hops("a"))
-            with host.needed(), pytest.raises(JumpHostDown):
+            with host.needed(), pytest.raises(SharedHostDown):
                 await host.login()
             assert host.retry_in_s > 100
             network.down.clear()
@@ -290,11 +292,11 @@ def test_a_bug_is_logged_and_the_next_attempt_made(
 ) -> None:
     async def subject() -> None:
         async with Jumps(Config()) as jumps:
-            host: JumpHost = await jumps.to(hops("a"))
-            monkeypatch.setattr(jump, "log_in", None)
-            with host.needed(), pytest.raises(JumpHostDown):
+            host: SharedHost = await jumps.to(hops("a"))
+            monkeypatch.setattr(shared, "log_in", None)
+            with host.needed(), pytest.raises(SharedHostDown):
                 await host.login()
-            monkeypatch.setattr(jump, "log_in", network.log_in)
+            monkeypatch.setattr(shared, "log_in", network.log_in)
             await host.up()
         assert "jump host a: connecting failed" in caplog.text
 

@@ -24,7 +24,8 @@ from llmrelay.errors import (
     UnusableConfig,
 )
 from llmrelay.runners import reach
-from llmrelay.runners.jump import JumpHostDown, Jumps
+from llmrelay.runners.jump import Jumps
+from llmrelay.runners.shared import SharedHostDown
 from llmrelay.runners.spec import HostSpec
 from llmrelay.runners.ssh.login import Step
 from llmrelay.values import HostAddress
@@ -117,7 +118,7 @@ class Way:
         try:
             with asyncio.Runner(loop_factory=LOOPS[self.loop]) as runner:
                 runner.run(all_of_them())
-        except JumpHostDown as down:
+        except SharedHostDown as down:
             raise down.error from None
         return steps
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from llmrelay.errors import ConnectError, NoRunner, RunnerBroken, RunnerLost
-from llmrelay.runners import payload
 from llmrelay.runners.backoff import Backoff
 from llmrelay.runners.jump import Jumps
 from llmrelay.runners.runner import Runner, State
@@ -22,45 +21,14 @@ from llmrelay.runners.slots import Slots
 from llmrelay.runners.spec import HostSpec, RunnerSpec
 from llmrelay.secret import Secret
 from llmrelay.values import HostAddress
-from runner_payload.messages import Call, GoAway, Key, Message, Ready
-from runner_payload.protocol import MARKER, Frame, FrameDecoder, FrameType, encode_frame
-from tests.helpers.link_pair import RecordingSink, a_hello
+from runner_payload.messages import Call, GoAway, Key, Ready
+from runner_payload.protocol import FrameType
+from tests.helpers.link_pair import RecordingSink
+from tests.helpers.played_runner import Played, get_ready
 from tests.helpers.ssh_server import Command, Host, Process, ssh_server
 
 CALL = Call(model="m")
 KEY = Secret("sk-test")
-
-
-class Played:
-    """The runner's side of a channel, in the server's process."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self._decoder = FrameDecoder()
-
-    def say(self, frame_type: FrameType, message: Message) -> None:
-        self.process.stdout.write(encode_frame(frame_type, 0, message.encode()))
-
-    async def hello(self, **changes: Any) -> None:
-        """Takes the payload and says HELLO."""
-        shipped = payload.load()
-        await self.process.stdin.readexactly(len(shipped.blob))
-        self.process.stdout.write(MARKER)
-        self.say(FrameType.HELLO, a_hello(**({"digest": shipped.digest} | changes)))
-
-    async def frame(self, frame_type: FrameType) -> Frame:
-        """The next frame of that type."""
-        while True:
-            data = await self.process.stdin.read(65536)
-            assert data, "the front-end has gone"
-            for frame in self._decoder.feed(data):
-                if frame.type == frame_type:
-                    return frame
-
-    async def get_ready(self) -> None:
-        await self.hello()
-        await self.frame(FrameType.START)
-        self.say(FrameType.READY, Ready())
 
 
 def running(
@@ -105,12 +73,6 @@ async def failing(runner: Runner) -> ConnectError:
 
 def ignore(ending: object) -> None:
     """How a call ended, where that is seen elsewhere."""
-
-
-async def get_ready(process: Process) -> None:
-    """A runner that gets ready and stays."""
-    await Played(process).get_ready()
-    await process.stdin.read()
 
 
 async def until(runner: Runner, state: State) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import asyncssh
 
@@ -58,6 +59,8 @@ class Login:
         self._hop = hop
         self._connection: asyncssh.SSHClientConnection | None = None
         self._proxy: Proxy | None = None
+        self._sessions: list[asyncssh.SSHClientChannel[bytes]] = []
+        self._opening = 0
         self._witness = _Witness(self, hop, on_step)
 
     async def make(self, tunnel: Login | None, silence_s: float | None) -> None:
@@ -104,20 +107,43 @@ class Login:
             RunnerBroken: the host does not let us.
         """
         assert self._connection is not None
-        try:
-            _, channel = await self._connection.create_session(
+        opening = asyncio.ensure_future(
+            self._connection.create_session(
                 lambda: Channel(receiver),
                 command,
                 encoding=None,
                 request_pty=False,
                 x11_forwarding=False,
             )
+        )
+        self._opening += 1
+        try:
+            opened, channel = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # It may be opened all the same, and hold one of the host's sessions.
+            opening.add_done_callback(_close_late)
+            raise
         except (asyncssh.Error, OSError) as error:
-            raise RunnerBroken(
-                f"{self._hop.address} accepts the login but no command: {reason_of(error)}."
-            ) from error
+            raise RunnerBroken(self._refusal(error)) from error
+        finally:
+            self._opening -= 1
+        self._sessions = [each for each in self._sessions if not each.is_closing()]
+        self._sessions.append(opened)
         assert isinstance(channel, Channel)
         return channel
+
+    def _refusal(self, error: Exception) -> str:
+        """Why there is no session, in a sentence."""
+        # It is one of those that are being opened itself.
+        others = self._opening > 1 or not all(each.is_closing() for each in self._sessions)
+        if others and isinstance(error, asyncssh.ChannelOpenError) and not self.lost.is_set():
+            # sshd gives no reason of its own; nothing else keeps it from opening one more.
+            return (
+                f"{self._hop.address} refuses a further session on the connection that its runners"
+                f" share ({reason_of(error)}): have fewer of them (llmrelay_instances or"
+                " --instances), or raise MaxSessions in its sshd_config."
+            )
+        return f"{self._hop.address} accepts the login but no command: {reason_of(error)}."
 
     async def close(self) -> None:
         """Says goodbye, but waits for nobody who does not answer."""
@@ -140,6 +166,12 @@ class Login:
         if error is not None:
             self.loss = reason_of(error)
         self.lost.set()
+
+
+def _close_late(opening: asyncio.Task[tuple[asyncssh.SSHClientChannel[Any], Any]]) -> None:
+    """Closes a session that nobody waited for any more, should there be one."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].abort()
 
 
 class _Witness(asyncssh.SSHClient):
