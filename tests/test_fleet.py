@@ -157,16 +157,18 @@ def ask_for(front_end: FrontEndProcess, prompts: list[str]) -> Counter[str]:
 
 def test_a_local_host_needs_no_ssh(fleet: Fleet) -> None:
     a, *_ = fleet.hosts
-    fleet.write(a.line(ansible_connection="local", ansible_host=""))
+    fleet.write(a.line(ansible_connection="local", ansible_host="", llmrelay_instances="2"))
     with FrontEndProcess(fleet.options()) as front_end:
+        wait_until_ready(front_end, "a#1", "a#2")
         assert ask(front_end, 5) == {"a": 5}
-        [pid] = descendants_of(front_end.pid)
+        pid, other = descendants_of(front_end.pid)
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"OPENAI" not in environment
         os.kill(pid, signal.SIGKILL)
-        front_end.wait_for_log("a is lost: SIGKILL ended it")
-        front_end.wait_for_log("a is ready: ", limit_s=20, count=2)
+        front_end.wait_for_log(" is lost: SIGKILL ended it")
+        front_end.wait_for_log(" is ready: ", limit_s=20, count=3)
         assert ask(front_end, 5) == {"a": 5}
+        assert other in descendants_of(front_end.pid)
         children = descendants_of(front_end.pid)
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
