@@ -1,4 +1,4 @@
-"""A jump host's life: kept while it is needed, tried again while it is waited for, then left.
+"""A shared host's life: kept while it is needed, tried again while it is waited for, then left.
 
 Over logins that are made up; tests/test_jump.py has real ones.
 """
@@ -19,6 +19,7 @@ from llmrelay.errors import HostUnreachable
 from llmrelay.runners import backoff, jump, shared
 from llmrelay.runners.jump import Jumps
 from llmrelay.runners.shared import SharedHost, SharedHostDown
+from llmrelay.runners.spec import HostSpec
 from llmrelay.values import HostAddress, parse_host
 
 LIMIT_S = 10.0
@@ -249,6 +250,33 @@ def test_the_loss_of_a_first_hop_is_one_event(
         said = losses(caplog)
         assert {message.partition(" is lost")[0] for message in said} == {"jump host a"}
         assert all("in the way to 3 runners" in message for message in said)
+
+    run(subject())
+
+
+def test_the_loss_of_a_host_of_several_runners_is_one_event_and_its_jump_hosts_is_not_its_own(
+    network: Network, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = HostSpec(parse_host("h"), "python3", "http://up.test", shared_as="gpu")
+
+    async def subject() -> None:
+        async with Jumps(Config()) as jumps:
+            before = await jumps.to(hops("a"))
+            host = jumps.of(spec, before)
+            assert jumps.of(spec, before) is host
+            with host.needed(), host.needed():
+                await host.login()
+                network.logins[-1].lose()
+                await network.until_attempts(3)
+                await host.login()
+                network.logins[0].lose()
+                await network.until_attempts(5)
+                await host.login()
+        said = [message.partition("; next attempt")[0] for message in losses(caplog)]
+        assert said == [
+            "host gpu is lost: gpu was lost: the test says so; all its runners wait for it",
+            "jump host a is lost: a was lost: the test says so; it is in the way to 2 runners",
+        ]
 
     run(subject())
 
