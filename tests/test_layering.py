@@ -46,7 +46,7 @@ FORBIDDEN = {
         "llmrelay.serve",
         *(
             f"llmrelay.runners.{name}"
-            for name in ("fleet", "jump", "link", "pool", "runner", "ssh")
+            for name in ("fleet", "jump", "link", "pool", "runner", "shared", "ssh")
         ),
     ],
     # Pure: what is chosen, and when a call is tried again.

@@ -1,6 +1,6 @@
 """How long to wait before what was lost is tried again: ever longer, and never all at once.
 
-Pure but for the jitter. Used for runners (runner.py) and for jump hosts (jump.py).
+Pure but for the jitter. Used for runners (runner.py) and for shared hosts (shared.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STEADY_S = 30.0
 
 
 class Backoff:
-    """The waits of one runner or jump host."""
+    """The waits of one runner or shared host."""
 
     def __init__(self) -> None:
         self._losses = 0

@@ -20,7 +20,7 @@ def told(name: str) -> Iterator[None]:
     """Logs an exception that is no RelayError, with its traceback.
 
     Args:
-        name: of the runner or jump host that it happened to.
+        name: of the runner or shared host that it happened to.
 
     Raises:
         RunnerBroken: in its place.
