@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import bulk, flood, latency, profiler, report, sdk, slow
+from . import bulk, endurance, flood, latency, profiler, report, sdk, slow
 from .child import ChildFailed
 from .peers import NAMES, RAW, running
 from .records import MAX_NUMBER
@@ -103,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--megabytes", type=_count, default=bulk.SIZE_MB, help="[%(default)s]")
     command.add_argument("--profile", action="store_true", help="and once more under py-spy")
     _command(commands, "sdk", "openai's typed iteration beside its bytes", sdk.run, rounds=3)
+    what = "very many calls in a row: does anything grow"
+    command = commands.add_parser("endurance", help=what, description=what)
+    command.set_defaults(run=endurance.run)
+    command.add_argument("--calls", type=int, default=endurance.CALLS, help="[%(default)s]")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     return parser
 
 
