@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import bulk, endurance, flood, latency, profiler, quick, report, sdk, slow, start
+from . import bulk, endurance, flood, latency, plots, profiler, quick, report, sdk, slow, start
 from .child import ChildFailed
 from .peers import NAMES, RAW, running
 from .records import MAX_NUMBER
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--calls", type=int, default=endurance.CALLS, help="[%(default)s]")
     command.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     _command(commands, "start", "serve to its ready line, over sshd", start.run, rounds=10)
+    plots.add(commands)
     return parser
 
 
