@@ -85,6 +85,16 @@ def test_bars_are_as_long_as_their_figures_and_a_peer_far_out_is_cut_off_at_the_
     assert [each.attrib["class"] for each in root.iter(f"{SVG}path")] == ["cut"]
 
 
+def test_our_own_bar_is_never_cut_off() -> None:
+    figures = busy()
+    for each in figures["measurements"]:
+        if each["peer"] == "relay":
+            each["cpu_s"]["runner"] *= 40
+    root, texts = read(drawn([figures])["cpu.svg"])
+    assert not list(root.iter(f"{SVG}path"))
+    assert "900 (810 to 1,080)" in texts
+
+
 def test_a_plot_of_latency_names_each_peer_and_its_percentiles() -> None:
     _, texts = read(drawn([busy()])["latency.svg"])
     assert {*PEERS, "p50", "p99", "p99.9"} <= {*texts}

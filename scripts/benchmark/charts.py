@@ -25,8 +25,9 @@ _AXIS, _HEADING = 52, 22
 _BAR_ROW, _LATE_ROW = 26, 34
 # The same process has the same colour in every picture.
 _COLOURS = {name: at for at, name in enumerate(("front-end", "runner", "sshd", "ssh", "nginx"))}
-# A peer that costs this many times what most do is cut off, so that those can be seen.
+# A peer that costs this many times what most do is cut off, so that those can be seen; never ours.
 _CUT = 3.0
+_FRONT_END = "front-end"
 
 _NOTE = "medians and ranges of rounds; \N{DAGGER} with errors"
 
@@ -116,7 +117,9 @@ def _highest_shown(panel: Sequence[Bar]) -> float:
     totals = sorted(median(bar.totals) for bar in panel)
     # Of two in the middle the lesser one: of two peers, one may be the one that is cut off.
     most = _CUT * totals[(len(totals) - 1) // 2]
-    return max(max(bar.totals) for bar in panel if median(bar.totals) <= max(most, totals[0]))
+    return max(
+        max(bar.totals) for bar in panel if median(bar.totals) <= most or _FRONT_END in bar.parts
+    )
 
 
 # --- Latency ------------------------------------------------------------------------------------
@@ -231,6 +234,8 @@ def _legend(picture: Picture, entries: Sequence[tuple[str, int]], *, marks: bool
 
 
 def _range(picture: Picture, x1: float, x2: float, y: float) -> None:
+    if x1 == x2:
+        return
     picture.line(x1, y, x2, y, "range")
     for x in (x1, x2):
         picture.line(x, y - 3, x, y + 3, "range")

@@ -80,7 +80,7 @@ def _measurements(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str
     found = [(scenario, each) for each in content.get("measurements", ())]
     for variants in content.get("peers", {}).values():
         for variant, rounds in variants.items():
-            found += [(f"{scenario}, {variant}", each) for each in rounds]
+            found += [(f"{scenario}, {variant}", {**each, "variant": variant}) for each in rounds]
     for name, measurement in found:
         load = measurement.get("load") or content.get("load") or {}
         if "peer" in measurement:
@@ -119,8 +119,8 @@ def _marked(peer: str, rounds: Sequence[Mapping[str, Any]]) -> str:
 def _cpu(peer: str, rounds: Sequence[Mapping[str, Any]]) -> Bar | None:
     if not all(each.get("result", {}).get("deltas") for each in rounds):
         return None
-    if any(each.get("load", {}).get("heavy") for each in rounds):
-        # A call with long deltas is among them: a delta is no measure of what was done.
+    if any("variant" in each for each in rounds):
+        # A call with long deltas may be among them: a delta is no measure of what was done.
         return None
     per_delta = [
         {name: used * 1e6 / each["result"]["deltas"] for name, used in each["cpu_s"].items()}
