@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from .protocol import RemoteProtocolError
@@ -63,16 +63,16 @@ def _pairs(items: Any) -> Pairs | None:
     return tuple(pairs)
 
 
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 @dataclass(frozen=True)
 class Message:
     """A JSON payload. Fields that are not known are skipped, so a newer peer may say more."""
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode(
-            # A lone surrogate cannot stand in UTF-8; one in a prompt's parameter is replaced.
-            "utf-8",
-            "replace",
-        )
+        # A lone surrogate cannot stand in UTF-8; one in a prompt's parameter is replaced.
+        return _dumps(vars(self)).encode("utf-8", "replace")
 
     @classmethod
     def decode(cls: type[M], payload: bytes) -> M:

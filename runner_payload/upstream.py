@@ -55,6 +55,10 @@ _UNREAD = {"X-Stainless-Raw-Response": "stream"}
 _RETRY_COUNT = "x-stainless-retry-count"
 # Carries a form's Content-Type past the SDK, which takes no bytes for a form (_own_content_type).
 _FORM_TYPE = "x-llmrelay-content-type"
+# Of a request's headers those that no other has.
+_OWN_HEADERS = frozenset({"idempotency-key", "x-client-request-id"})
+# Kinds of requests: paths times what clients say of themselves.
+_MAX_PREPARED = 256
 # Where the SDK's clients have the key.
 _KEY_HEADERS = ("authorization", "api-key")
 # What a redirected request still has of the first one: where that went.
@@ -210,7 +214,40 @@ def _client(start: Start, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI
             api_version=AZURE_API_VERSION,
             **options,
         )
-    return openai.AsyncOpenAI(api_key=start.api_key, base_url=start.base_url, **options)
+    return _Preparing(api_key=start.api_key, base_url=start.base_url, **options)
+
+
+class _Preparing(openai.AsyncOpenAI):
+    """Keeps what requests of a kind have in common: all but the body, and what names the one.
+
+    Of the CPU time that a request takes, the SDK's building of it was nearly half.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._prepared: dict[tuple[object, ...], httpx2.Request] = {}
+
+    def _build_request(self, options: Any, **how: Any) -> httpx2.Request:
+        if not isinstance(options.content, bytes):
+            return super()._build_request(options, **how)
+        own = {n: v for n, v in options.headers.items() if n in _OWN_HEADERS}
+        common = tuple(item for item in options.headers.items() if item[0] not in own)
+        kind = (options.method, options.url, *how.items(), *common)
+        built = self._prepared.get(kind)
+        if built is None:
+            if len(self._prepared) >= _MAX_PREPARED:
+                self._prepared.clear()
+            built = self._prepared[kind] = super()._build_request(options, **how)
+            del built.headers["content-length"]
+        request = httpx2.Request(
+            built.method,
+            built.url,
+            headers=built.headers,
+            content=options.content,
+            extensions=built.extensions,
+        )
+        request.headers.update(own)
+        return request
 
 
 def _reply(response: httpx2.Response, taken: int, *, decoded: bool) -> Reply:
