@@ -5,21 +5,20 @@ whether it is this machine's alone decides who may ask. A socket that is bound a
 refuses, so no client waits for a runner that may not come.
 
 Two front-ends may hold one address during an upgrade (`reuse_port`): the kernel is told to give new
-connections to the successor, while those that it gave the one that ends are served.
+connections to the successor, while those that it gave the one that ends are served. A supervisor
+binds for its workers, and lends them the sockets.
 
 Knows no connection and no task. Used by server.py, which runs an asyncio.Server on each socket.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import ipaddress
 import os
 import socket
 import stat
-import struct
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from typing import Any, Final
 
 from ..errors import CannotListen
 from ..values import Listen, ListenAddress, UnixAddress
+from . import steering
 
 _REASONS: Final = {
     errno.EADDRINUSE: "it is in use: stop the process that holds it, or choose another port",
@@ -41,17 +41,6 @@ _UNIX_REASONS: Final = {
     errno.ENOTDIR: "its folder is not there",
 }
 
-# linux/socket.h and linux/filter.h; not in Python's socket module.
-_SO_ATTACH_REUSEPORT_CBPF: Final = 51
-_BPF_RETURN_CONSTANT: Final = 0x06
-# linux/tcp.h: where struct tcp_info has tcpi_unacked, which is a listening socket's queue.
-_UNACKED_AT: Final = 24
-
-# A connection from this machine to itself, unless a queue is full.
-_PROBE_S: Final = 0.1
-# How often all are tried before chance is trusted.
-_STEER_ROUNDS: Final = 3
-
 
 @dataclass(slots=True, eq=False)
 class Listener:
@@ -64,6 +53,7 @@ class Listener:
         handed_in: another process has bound it, and keeps it when we have gone.
         file: a unix socket's file while it is not in its place yet.
         inode: of a unix socket's file that we made; None for all others.
+        succeeded: of a socket that a supervisor has lent: what it says of has_successor().
     """
 
     sock: socket.socket
@@ -72,6 +62,7 @@ class Listener:
     handed_in: bool = False
     file: Path | None = None
     inode: int | None = None
+    succeeded: bool | None = None
 
     @property
     def loopback(self) -> bool:
@@ -95,47 +86,41 @@ class Listener:
         """Whether another process listens on the address, too, or has it, or will have it."""
         if self.handed_in:
             return True
+        if self.succeeded is not None:
+            return self.succeeded
         if isinstance(self.address, UnixAddress):
             ours = self.inode is not None and self.file is None
             return ours and self.inode != _inode(self.address.path)
-        return _listeners_on(self.sock) > 1
+        return steering.listeners_on(self.sock) > 1
 
     def steer_to_successor(self) -> None:
         """From now on the kernel gives new connections to the successor; what it gave us stays.
 
-        A socket that is closed resets what the kernel has queued on it, so one that still gets
-        connections cannot be closed without a loss. A classic BPF program for all sockets of an
-        address says which of them is chosen, by index (socket(7), SO_ATTACH_REUSEPORT_CBPF; Linux
-        4.5). The newest comes last, unless one that was older has gone: then the kernel has put
-        the last into its place. So a connection of our own shows whether it is us, as it is where
-        the newer one is taken back. An index out of range, as after our end, is a choice by hash,
-        as ever. Does nothing where that cannot be had, and for a unix socket, whose path leads to
-        the successor already.
+        Not for a unix socket, whose path leads to the successor already.
         """
-        if self.handed_in or isinstance(self.address, UnixAddress):
+        if self.handed_in or self.succeeded or isinstance(self.address, UnixAddress):
             return
-        indexes = list(reversed(range(_listeners_on(self.sock))))
-        with contextlib.suppress(OSError):
-            for index in indexes * _STEER_ROUNDS:
-                self._steer(index)
-                if not self._gets_new_connections():
-                    return
+        steering.steer_away([self.sock], closing=True)
 
-    def _steer(self, index: int) -> None:
-        program = array.array("Q", struct.pack("=HBBI", _BPF_RETURN_CONSTANT, 0, 0, index))
-        self.sock.setsockopt(
-            socket.SOL_SOCKET,
-            _SO_ATTACH_REUSEPORT_CBPF,
-            struct.pack("HP", 1, program.buffer_info()[0]),
-        )
+    def lent(self) -> Listener:
+        """As a worker gets it, which it is handed in to until its supervisor says otherwise."""
+        return Listener(self.sock, self.address, self.local, handed_in=True, succeeded=True)
 
-    def _gets_new_connections(self) -> bool:
-        """Whether the kernel queued one on this socket just now; another client's may mislead."""
-        waiting = _waiting_on(self.sock)
-        with socket.socket(self.sock.family, socket.SOCK_STREAM) as probe:
-            probe.settimeout(_PROBE_S)
-            probe.connect(self.sock.getsockname())
-            return _waiting_on(self.sock) > waiting
+    def another(self) -> Listener:
+        """A second socket on the address, for another worker; the same one where there can be none.
+
+        Raises:
+            CannotListen: it cannot be had.
+        """
+        if isinstance(self.address, UnixAddress) or sys.platform != "linux":
+            return self  # elsewhere the kernel does not share connections out
+        try:
+            # Whoever had the address first need not have meant to share it.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock = _tcp_socket(self.sock.family, self.sock.getsockname(), reuse_port=True)
+        except OSError as error:
+            raise cannot_listen(self.address, error) from error
+        return Listener(sock, self.address, self.local)
 
     def close(self) -> None:
         """Give the address up; a unix socket's file goes with it, if it is still ours."""
@@ -186,11 +171,16 @@ def adopt(sock: socket.socket) -> Listener:
         raise CannotListen("A socket that was handed in is no stream socket (ListenStream=).")
     if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         raise CannotListen("A socket that was handed in is neither TCP nor unix.")
-    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if not listens(sock):
         raise CannotListen("A socket that was handed in is a connection (Accept=no is needed).")
     if sock.family == socket.AF_UNIX:
         return Listener(sock, UnixAddress(_text(name)), local=True, handed_in=True)
     return _tcp_listener(sock, handed_in=True)
+
+
+def listens(sock: socket.socket) -> bool:
+    """Whether clients can connect to it."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def cannot_listen(address: Listen, error: OSError) -> CannotListen:
@@ -217,23 +207,36 @@ def _bind_tcp(address: ListenAddress, reuse_port: bool) -> list[Listener]:
     with contextlib.ExitStack() as undo:
         try:
             for family, where in _resolve(address):
-                # asyncio sets TCP_NODELAY only where the protocol is said.
-                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+                sock = _tcp_socket(family, where, reuse_port=reuse_port)
                 undo.callback(sock.close)
-                sock.setblocking(False)
-                # Connections of a front-end that has just ended do not hold the port.
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if reuse_port:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                if family == socket.AF_INET6:
-                    # `[::]` beside `0.0.0.0`, and no IPv4 address in IPv6's clothes.
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind(where)
                 listeners.append(_tcp_listener(sock))
         except OSError as error:
             raise cannot_listen(address, error) from error
         undo.pop_all()
     return listeners
+
+
+def _tcp_socket(family: int, where: Any, *, reuse_port: bool) -> socket.socket:
+    """A socket that is bound there.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    # asyncio sets TCP_NODELAY only where the protocol is said.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        sock.setblocking(False)
+        # Connections of a front-end that has just ended do not hold the port.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # `[::]` beside `0.0.0.0`, and no IPv4 address in IPv6's clothes.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        undo.pop_all()
+    return sock
 
 
 def _resolve(address: ListenAddress) -> Iterable[tuple[int, Any]]:
@@ -328,28 +331,3 @@ def _remove_stale(address: UnixAddress) -> None:
 def _text(name: str | bytes) -> str:
     # An abstract address begins with NUL.
     return os.fsdecode(name).replace("\0", "@") if isinstance(name, bytes) else name
-
-
-# --- Who else listens on an address -------------------------------------------------------------
-
-
-def _waiting_on(sock: socket.socket) -> int:
-    """How many connections wait for accept(2) on a listening TCP socket."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED_AT + 4)
-    return int.from_bytes(info[_UNACKED_AT:], sys.byteorder)
-
-
-def _listeners_on(sock: socket.socket) -> int:
-    """How many sockets listen on the TCP address of `sock`, itself included; 0 if unknown."""
-    table = "/proc/net/tcp6" if sock.family == socket.AF_INET6 else "/proc/net/tcp"
-    host, port, *_ = sock.getsockname()
-    packed = socket.inet_pton(sock.family, host.partition("%")[0])
-    # Words of the address in the machine's order: proc(5).
-    words = struct.unpack(f"={len(packed) // 4}I", packed)
-    wanted = "".join(f"{word:08X}" for word in words) + f":{port:04X}"
-    try:
-        with open(table, encoding="ascii") as file:
-            rows = (line.split(None, 4) for line in file)
-            return sum(row[1] == wanted and row[3] == "0A" for row in rows)
-    except OSError:
-        return 0
