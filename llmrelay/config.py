@@ -39,7 +39,7 @@ _GROUPS = [RUNNERS, MODEL, API, CLIENTS, _LIMITS, _LOG]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunnerOptions, ApiOptions, ClientOptions):
-    """All settings of one front-end process. Defaults are those of the command line."""
+    """All settings of one front-end. Defaults are those of the command line."""
 
     timeout_s: float = _option(
         "--timeout",
@@ -242,6 +242,18 @@ class Config(RunnerOptions, ApiOptions, ClientOptions):
         _LIMITS,
     )
 
+    workers: int = _option(
+        "--workers",
+        "N",
+        count(1, 64),
+        1,
+        "Front-end processes that share the address, for when one core is not enough: each has its"
+        " own connections to the runners' hosts, and runners there (docs/deploy.md). Of calls at"
+        " once on a runner, and of what a token may, each allows its share, rounded up; every other"
+        " limit holds for each of them.",
+        _LIMITS,
+    )
+
     log_level: str = _option(
         "--log-level",
         "LEVEL",
@@ -267,6 +279,10 @@ class Config(RunnerOptions, ApiOptions, ClientOptions):
         a body may be longer than it had to be (64 KiB).
         """
         return 2 * self.max_body_bytes + 128 * KIB
+
+    def share(self, limit: int) -> int:
+        """One worker's part of a limit that holds for all of them; none has less than 1."""
+        return -(-limit // self.workers)
 
     def __post_init__(self) -> None:
         if self.runners and self.inventory is not None:

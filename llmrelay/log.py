@@ -1,7 +1,8 @@
 """The log: lines on stderr, as text for people or as JSON for collectors.
 
-A record may carry `fields` (a dict), which JSON keeps apart and text leaves to the message. Neither
-prompts nor answers nor keys are ever logged.
+A record may carry `fields` (a dict), which JSON keeps apart and text leaves to the message. Where
+there are several workers each says which one it is. Neither prompts nor answers nor keys are ever
+logged.
 """
 
 from __future__ import annotations
@@ -14,22 +15,33 @@ from datetime import UTC, datetime
 
 
 class TextFormatter(logging.Formatter):
-    """`12:34:56 info    llmrelay.runner: message`"""
+    """`12:34:56 info    llmrelay.runner: message`; of worker 2 `llmrelay.runner[2]: message`"""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._which = "" if worker is None else f"[{worker}]"
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        head = f"{clock} {record.levelname.lower():7} {record.name}: "
+        head = f"{clock} {record.levelname.lower():7} {record.name}{self._which}: "
         return head + _message(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: time (RFC 3339), level, logger, message, and the record's fields."""
+    """One object per line: time (RFC 3339), level, logger, message, and the record's fields; and
+    the worker's number.
+    """
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._which = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **self._which,
             "message": _message(record),
             **getattr(record, "fields", {}),
         }
@@ -43,10 +55,10 @@ def _message(record: logging.LogRecord) -> str:
     return text
 
 
-def configure(level: str, log_format: str) -> None:
+def configure(level: str, log_format: str, worker: int | None = None) -> None:
     """Sends the log to stderr; libraries are heard from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(worker) if log_format == "json" else TextFormatter(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

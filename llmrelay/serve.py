@@ -12,10 +12,9 @@ import asyncio
 import contextlib
 import gc
 import logging
-import socket
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner_payload.process import allow_descriptors, forbid_core_dumps
@@ -25,6 +24,7 @@ from .config import Config
 from .errors import ConnectError, UnusableConfig
 from .http import connection_limits, tls
 from .http.guard import Guard, require_credentials
+from .http.listeners import Listener
 from .http.server import Server
 from .http.tokens import Tokens
 from .inventory.load import load
@@ -38,6 +38,7 @@ from .signals import Signals
 from .systemd import Notifier
 from .values import Listen
 from .watch import watch
+from .worker import Line
 
 logger = logging.getLogger("llmrelay")
 
@@ -63,7 +64,7 @@ class FrontEnd:
     Args:
         keys: where the runners' keys are read.
         notifier: hears of reloads.
-        handed_in: listening sockets that another process has bound.
+        handed_in: sockets that another process has bound.
 
     Attributes:
         reload_wanted: to be set to have the files read again.
@@ -78,7 +79,7 @@ class FrontEnd:
         config: Config,
         keys: Keys,
         notifier: Notifier,
-        handed_in: Sequence[socket.socket] = (),
+        handed_in: Sequence[Listener] = (),
     ) -> None:
         self.reload_wanted = asyncio.Event()
         self._config = config
@@ -87,7 +88,8 @@ class FrontEnd:
         self._serving = False
         self._pool = Pool(config)
         self._routes = Routes(self._pool, config)
-        self._tokens = None if config.auth_tokens is None else Tokens(config.auth_tokens)
+        file = config.auth_tokens
+        self._tokens = None if file is None else Tokens(file, config.share)
         guard = Guard(config, self._tokens, OPEN_PATHS)
         limited = _with_descriptors(config)
         self._server = Server(limited, self._routes, render_error, handed_in, guard)
@@ -135,6 +137,10 @@ class FrontEnd:
         """Which runners are ready, for the line that says that it serves."""
         return self._pool.summary()
 
+    def give_back(self, succeeded: bool) -> None:
+        """As http/server.py says it."""
+        self._server.give_back(succeeded=succeeded)
+
     def _bind(self) -> None:
         self._server.bind()
         listening = self._server.listening
@@ -160,7 +166,10 @@ class FrontEnd:
         understood = load(config)
         for warning in understood.warnings:
             logger.warning("%s", warning)
-        plan = [(spec, self._keys.read(spec.host.key)) for spec in understood.specs]
+        plan = [
+            (replace(spec, max_calls=config.share(spec.max_calls)), self._keys.read(spec.host.key))
+            for spec in understood.specs
+        ]
         keys = [spec.host.key.file for spec in understood.specs] + [config.openai_key_file]
         others = (config.tls_cert, config.tls_key, config.tls_client_ca, config.auth_tokens, *keys)
         files = dict.fromkeys([*understood.files, *(file for file in others if file is not None)])
@@ -244,19 +253,21 @@ async def serve(
     keys: Keys,
     on_ready: Callable[[Sequence[Listen], str], None],
     notifier: Notifier,
-    handed_in: Sequence[socket.socket] = (),
+    handed_in: Sequence[Listener] = (),
+    line: Line | None = None,
 ) -> None:
     """Serves until SIGTERM or Ctrl-C has drained it.
 
     Args:
         on_ready: called with the addresses and the runners once clients can connect.
+        line: to the supervisor, if there is one.
 
     Raises:
         ConnectError: no runner can be started, or the address not listened on.
         EndedBySignal: a signal that did not wait for the drain.
     """
     front_end = FrontEnd(config, keys, notifier, handed_in)
-    with Signals(front_end.reload_wanted.set, notifier) as signals:
+    with Signals(front_end.reload_wanted.set, notifier, line, front_end.give_back) as signals:
 
         def serving_now(addresses: Sequence[Listen]) -> None:
             signals.serving = True

@@ -2,7 +2,9 @@
 
 The first SIGTERM or Ctrl-C drains; a second one, or one before anything is served, ends at once.
 SIGHUP reloads, unless it says what its name does: that our terminal is gone, which is one more way
-to be asked to end. systemd hears of each. Knows no part of a front-end. Used by serve.py.
+to be asked to end. systemd hears of each. What a supervisor orders down its worker's line counts as
+well, and as often as it says: whoever signals all processes of ours must not count twice. Knows no
+part of a front-end. Used by serve.py.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from .systemd import Notifier
+from .worker import Line, Order
 
-_NUMBERS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+NUMBERS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class EndedBySignal(Exception):
@@ -34,6 +37,8 @@ class Signals:
 
     Args:
         reload: asks for the files to be read again.
+        line: to the supervisor, if there is one.
+        give_back: told before an ordered drain whether another front-end has the addresses.
 
     Attributes:
         stop: set when a drain is asked for.
@@ -43,11 +48,19 @@ class Signals:
         EndedBySignal: on exit, in place of the cancellation that a signal was.
     """
 
-    def __init__(self, reload: Callable[[], None], notifier: Notifier) -> None:
+    def __init__(
+        self,
+        reload: Callable[[], None],
+        notifier: Notifier,
+        line: Line | None,
+        give_back: Callable[[bool], None],
+    ) -> None:
         self.stop = asyncio.Event()
         self.serving = False
         self._reload = reload
         self._notifier = notifier
+        self._line = line
+        self._give_back = give_back
         self._fatal: EndedBySignal | None = None
         self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()
@@ -55,8 +68,10 @@ class Signals:
         self._task = task
 
     def __enter__(self) -> Self:
-        for number in _NUMBERS:
+        for number in NUMBERS:
             self._loop.add_signal_handler(number, self._on_signal, number)
+        if self._line is not None:
+            self._loop.add_reader(self._line, self._on_orders, self._line)
         return self
 
     def __exit__(
@@ -65,23 +80,40 @@ class Signals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number in _NUMBERS:
+        for number in NUMBERS:
             self._loop.remove_signal_handler(number)
+        if self._line is not None:
+            self._loop.remove_reader(self._line)
         if isinstance(error, asyncio.CancelledError) and self._fatal is not None:
             raise self._fatal from None
 
     def _on_signal(self, number: int) -> None:
-        if number == signal.SIGHUP and not _terminal_is_gone():
+        if number == signal.SIGHUP and not terminal_is_gone():
             self._reload()
         elif self.serving and not self.stop.is_set():
             self._notifier.stopping()
             self.stop.set()
         else:
-            self._fatal = EndedBySignal(number)
-            self._task.cancel()
+            self._end(number)
+
+    def _on_orders(self, line: Line) -> None:
+        for order in line.orders():
+            if order is Order.RELOAD:
+                self._reload()
+            elif order is Order.END or not self.serving:
+                self._loop.remove_reader(line)  # its end would be said over and over
+                self._end(signal.SIGTERM)
+                return
+            elif not self.stop.is_set():
+                self._give_back(order is Order.HAND_OVER)
+                self.stop.set()
+
+    def _end(self, number: int) -> None:
+        self._fatal = EndedBySignal(number)
+        self._task.cancel()
 
 
-def _terminal_is_gone() -> bool:
+def terminal_is_gone() -> bool:
     """Whether SIGHUP came because the terminal that we were started on was closed."""
     try:
         termios.tcgetattr(0)

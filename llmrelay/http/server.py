@@ -48,7 +48,7 @@ class Server:
         config: the limits, and where to listen.
         handler: answers one exchange; a RelayError that it raises becomes the answer.
         render_error: how an error looks to its client; the request is None if it was unreadable.
-        handed_in: listening sockets that another process has bound; they are closed in the end.
+        handed_in: sockets that another process has bound; they are closed in the end.
         guard: who may ask; else it asks for no token.
 
     Attributes:
@@ -60,7 +60,7 @@ class Server:
         config: Config,
         handler: Handler,
         render_error: RenderError,
-        handed_in: Sequence[socket.socket] = (),
+        handed_in: Sequence[Listener] = (),
         guard: Guard | None = None,
     ) -> None:
         self.encryption: ssl.SSLContext | None = None
@@ -88,8 +88,7 @@ class Server:
         config = self._config
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_listeners)
-            for sock in self._handed_in:
-                self._listeners.append(listeners.adopt(sock))
+            self._listeners += self._handed_in
             self._listeners += listeners.bind(
                 config.listen, reuse_port=config.reuse_port, socket_mode=config.socket_mode
             )
@@ -125,6 +124,17 @@ class Server:
             undo.pop_all()
         listener.sock.listen(BACKLOG)  # the same socket, which listens already
         return accepting
+
+    def give_back(self, *, succeeded: bool) -> None:
+        """The supervisor that has lent us sockets keeps them no longer.
+
+        Args:
+            succeeded: another front-end has their addresses and gets their new connections.
+        """
+        for listener in self._listeners:
+            if listener.succeeded is not None:
+                listener.handed_in = False
+                listener.succeeded = succeeded
 
     def _close_listeners(self) -> None:
         """Take no more connections; a second time it does nothing."""

@@ -17,8 +17,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -132,10 +132,12 @@ class Tokens:
 
     Args:
         path: the file of --auth-tokens.
+        share: how much of a limit is for us to keep, where there are other front-ends like this.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, share: Callable[[int], int] = lambda limit: limit) -> None:
         self._path = path
+        self._share = share
         self._callers: list[Caller] = []
 
     def load(self) -> None:
@@ -148,8 +150,13 @@ class Tokens:
         callers = _load(self._path)
         known = {caller.name: caller.usage for caller in self._callers}
         self._callers = [
-            Caller(c.name, c.calls, c.per_minute, c.digest, known.get(c.name, c.usage))
-            for c in callers
+            replace(
+                caller,
+                calls=caller.calls and self._share(caller.calls),
+                per_minute=caller.per_minute and self._share(caller.per_minute),
+                usage=known.get(caller.name, caller.usage),
+            )
+            for caller in callers
         ]
 
     def find(self, token: str) -> Caller | None:
