@@ -122,7 +122,7 @@ class Supervisor:
         """Returns once the last worker has ended.
 
         Raises:
-            CannotListen: a unix socket's folder has gone.
+            CannotListen: an address is another's by the time that the first worker is ready.
             EndedBySignal: a signal that did not wait for the drain.
         """
         try:

@@ -236,6 +236,20 @@ def test_what_stands_in_the_way_of_a_start_is_said_once(tmp_path: Path) -> None:
         assert supervised.log == ""
 
 
+def test_of_two_that_start_at_once_one_has_the_address() -> None:
+    one = Lender(Config(listen=(ListenAddress("127.0.0.1", 0),), workers=2))
+    [address] = one.addresses
+    two = Lender(Config(listen=(address,), workers=2))  # as nobody listens there yet
+    for lender in (one, two):
+        lender._sets[1][0].sock.listen()
+        if lender is one:
+            lender.publish()
+    with pytest.raises(CannotListen, match="it is in use"):
+        two.publish()
+    one.close()
+    two.close()
+
+
 def test_a_socket_that_is_lent_has_a_successor_as_its_supervisor_says() -> None:
     """Whoever else listens on the address may be another worker of the same supervisor."""
     [one] = listeners.bind([ListenAddress("127.0.0.1", 0)], reuse_port=False, socket_mode=0)

@@ -10,6 +10,7 @@ Knows sockets, and no process. Used by ../supervisor.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Collection
 
@@ -30,6 +31,7 @@ class Lender:
         first = listeners.bind(
             config.listen, reuse_port=config.reuse_port, socket_mode=config.socket_mode
         )
+        self._shared = config.reuse_port
         self._sets = {1: first}
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
@@ -43,13 +45,17 @@ class Lender:
         return [listener.address for listener in self._sets[1]]
 
     def publish(self) -> None:
-        """To be called once a worker listens.
+        """To be called once the first worker listens.
 
         Raises:
-            CannotListen: a unix socket's folder has gone.
+            CannotListen: a unix socket's folder has gone, or somebody else was faster.
         """
         for listener in self._sets[1]:
+            # Two may bind an address at once, and then their workers' sockets would share it.
+            alone = not self._shared and not _is_unix(listener)
             try:
+                if alone and steering.listeners_on(listener.sock) > 1:
+                    raise OSError(errno.EADDRINUSE, "in use")
                 listener.publish()
             except OSError as error:
                 raise listeners.cannot_listen(listener.address, error) from error
