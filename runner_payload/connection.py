@@ -273,24 +273,23 @@ class Body(httpx2.AsyncByteStream):
         Raises:
             NotHTTP: it is no body.
         """
-        decoder = self._decoder
-        if piece := decoder.feed(data):
-            if self._sink is None:
-                self._hold(piece)
-            else:
-                self._give(self._sink, piece)
+        decoder, sink = self._decoder, self._sink
+        piece = decoder.feed(data)
+        if piece and sink is None:
+            self._hold(piece)
+        elif piece and sink is not None:
+            try:
+                if not sink.take(piece):
+                    self._stop()
+            except Exception as error:  # noqa: BLE001 - it is for whoever pours
+                self._stop(error)
         if decoder.done and not self._over:
             self._over = True
             self._on_over(not decoder.rest)
             self._wake_up()
 
-    def _give(self, sink: Sink, piece: bytes) -> None:
-        try:
-            if sink.take(piece):
-                return
-            error = None
-        except Exception as raised:  # noqa: BLE001 - it is for whoever pours
-            error = raised
+    def _stop(self, error: Exception | None = None) -> None:
+        """The sink takes no more for now: its coroutine goes on."""
         # Another read may come before that one has its turn.
         self._sink = None
         if not self._decoder.done:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jiter
 
+from .alike import Alike
 from .events import Usage
 from .sse import EventDecoder, EventTooLong
 
@@ -44,6 +45,9 @@ class DeltaDecoder:
         self.usage = Usage()
         self._events = EventDecoder(MAX_EVENT_BYTES)
         self._high_surrogate = ""
+        self._alike = Alike()
+        # The next read begins with an event, and the one before it has left nothing.
+        self._between = False
 
     def feed(self, chunk: bytes) -> bytes:
         """The text of all deltas that `chunk` completes; often empty.
@@ -53,8 +57,13 @@ class DeltaDecoder:
             ErrorEvent: upstream reports an error. Text that stood before it in the same chunk is
                 lost with the answer, which is broken anyway.
         """
+        # The hot path: a read that brings one more event like those before it.
+        if self._between and (alike := self._alike.text(chunk)) is not None:
+            self.events += 1
+            return alike
         if self.done:
             return b""
+        between = self._events.between
         try:
             events = self._events.feed(chunk)
         except EventTooLong:
@@ -68,9 +77,20 @@ class DeltaDecoder:
             text += self._delta(data)
         if text:
             self.begun = True
-            if text.isascii() and not self._high_surrogate:
-                return text.encode()
-        return self._encode(text, last=self.done)
+        answer = self._encode(text, last=self.done)
+        between = between and self._events.between
+        self._between = between and self.begun and not (self.done or self._high_surrogate)
+        if self._between and len(events) == 1 and text:
+            self._learn(chunk, text)
+        return answer
+
+    def _learn(self, chunk: bytes, text: str) -> None:
+        """Takes a read, one event long, for what those to come are like."""
+        if chunk[:5] != b"data:" or b"\n" in chunk.rstrip():
+            return
+        other = self._alike.learn(chunk, text)
+        if other is not None and not _differ_in_text(chunk, other):
+            self._alike.forget()
 
     def finish(self) -> bytes:
         """The stream has ended: what its last event held, should the blank line after it lack."""
@@ -109,6 +129,8 @@ class DeltaDecoder:
 
     def _encode(self, text: str, *, last: bool = False) -> bytes:
         """UTF-8; a surrogate pair that upstream split over two deltas becomes its character."""
+        if text.isascii() and not self._high_surrogate:
+            return text.encode()
         text = self._high_surrogate + text
         self._high_surrogate = ""
         if text and not last and "\ud800" <= text[-1] <= "\udbff":
@@ -119,6 +141,18 @@ class DeltaDecoder:
         except UnicodeEncodeError:
             # UTF-16 joins pairs; what is left alone becomes U+FFFD.
             return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def _differ_in_text(one: bytes, other: bytes) -> bool:
+    """Whether two events are the same but for the text, and say nothing else that matters."""
+    try:
+        mine, its = (_parse(event.partition(b":")[2]) for event in (one, other))
+        choice, its_delta = mine["choices"][0], its["choices"][0]["delta"]
+        choice["delta"]["content"] = its_delta["content"]
+        quiet = not (choice.get("finish_reason") or mine.get("usage") or mine.get("error"))
+        return quiet and mine == its and its_delta["content"] == Alike.OTHER
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def _parse(data: bytes) -> Any:

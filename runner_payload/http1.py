@@ -151,10 +151,10 @@ class Chunked:
         if not self._left:
             # Servers write an event in a chunk, and a read brings just that: told by the size that
             # it would have then.
-            at = data.find(b"\r\n")
-            size = len(data) - at - 4
-            if size > 0 and data[:at] == b"%x" % size and data.endswith(b"\r\n"):
-                return data[at + 2 : -2]
+            size, _, chunk = data.partition(b"\r\n")
+            length = len(chunk) - 2
+            if length > 0 and size == b"%x" % length and chunk[length:] == b"\r\n":
+                return chunk[:length]
         return self._feed(data)
 
     def _feed(self, data: bytes) -> bytes:

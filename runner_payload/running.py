@@ -126,32 +126,32 @@ class RunningCall:
         """
         assert self._silence is not None
         self._silence.heard(text)
-        window = self._window
-        if len(text) <= window.available and len(text) <= DATA_BYTES and not self._stdio.congested:
-            if text:
-                window.available -= len(text)
-                self._stdio.write(encode_data(self.call_id, text))
+        if not text:
             return True
+        window, length = self._window, len(text)
+        if length <= window.available and length <= DATA_BYTES:
+            window.available -= length
+            return self._stdio.write(encode_data(self.call_id, text))
         self._held = text
-        self._silence.pause()
         return False
 
     async def ready(self) -> None:
-        """Returns when what emit() could not send has been sent."""
-        if not self._held:
+        """Returns when what emit() could not send has been sent, and there is room for more."""
+        if not self._held and not self._stdio.congested:
             return
+        assert self._silence is not None
+        self._silence.pause()
         window = self._window
+        await self._stdio.writable()
         while self._held:
             while not window.available:
                 self._granted.clear()
                 await self._granted.wait()
-            if self._stdio.congested:
-                await self._stdio.writable()
+            await self._stdio.writable()
             piece = self._held[: min(window.available, DATA_BYTES)]
             self._held = self._held[len(piece) :]
             window.spend(len(piece))
             self._stdio.write(encode_data(self.call_id, piece))
-        assert self._silence is not None
         self._silence.heard()
 
     def _send(self, frame_type: FrameType, message: End | Failure) -> None:

@@ -28,22 +28,23 @@ class EventDecoder:
         self._data_bytes = 0
         self._at_start = True
 
+    @property
+    def between(self) -> bool:
+        """Nothing is held back of an event that is not yet whole."""
+        return not (self._rest or self._data)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of all events that `chunk` completes.
 
         Raises:
             EventTooLong: the event under way is over the limit.
         """
-        if (
-            chunk.startswith(b"data: ")
-            and chunk.endswith(b"\n\n")
-            and chunk.count(b"\n") == 2
-            and not (self._rest or self._data)
-            and b"\r" not in chunk
-        ):
-            # What nearly every read is: one event of one line, whole.
-            self._at_start = False
-            return [chunk[6:-2]]
+        if chunk[:6] == b"data: " and chunk.find(b"\n") == len(chunk) - 2 and self.between:
+            line = chunk.rstrip(b"\n")
+            if b"\r" not in line and len(line) == len(chunk) - 2:
+                # What nearly every read is: one event of one line, whole.
+                self._at_start = False
+                return [line[6:]]
         data = self._rest + chunk if self._rest else chunk
         if self._at_start:
             if len(data) < len(_BOM) and _BOM.startswith(data):

@@ -88,10 +88,10 @@ class Stdio:
             self._writable.clear()
             await self._writable.wait()
 
-    def write(self, data: bytes) -> None:
-        """Queues `data` for the one write at the end of this loop turn."""
+    def write(self, data: bytes) -> bool:
+        """Queues `data` for the next write; whether there is room for more."""
         if self._lost:
-            return
+            return True
         self._unsent.append(data)
         self._unsent_bytes += len(data)
         if not self._flush_scheduled:
@@ -100,6 +100,7 @@ class Stdio:
                 self._loop.call_later(PACE_S, self._flush)
             else:
                 self._loop.call_soon(self._flush)
+        return self._unsent_bytes <= HIGH_WATER_BYTES
 
     def close(self) -> None:
         """Sends what can be sent at once and lets the descriptors go."""
