@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -158,25 +159,22 @@ def hello_in(stdout: bytes) -> Hello:
 
 @functools.cache
 def interpreters() -> dict[str, str]:
-    """Version (major.minor) to path, of every Python on PATH and in pyenv."""
-    candidates = [sys.executable]
+    """Version (major.minor) to path, of every Python on PATH and in pyenv.
+
+    By their names, as nothing may be run while tests are collected, which each worker does.
+    """
     names = ["python3", "python2.7", *(f"python3.{minor}" for minor in range(6, 20))]
-    candidates += [path for path in map(shutil.which, names) if path]
-    if pyenv := shutil.which("pyenv"):
-        root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=True).stdout
-        candidates += map(str, sorted(Path(root.strip()).glob("versions/*/bin/python")))
-    found: dict[str, str] = {}
+    found = [path for path in map(shutil.which, names) if path]
+    # pyenv's shims are there for versions that are not active, too.
+    candidates = [sys.executable, *(path for path in found if Path(path).parent.name != "shims")]
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    candidates += map(str, sorted(pyenv.glob("versions/*/bin/python")))
+    versions: dict[str, str] = {}
     for path in candidates:
-        asked = subprocess.run(
-            [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        # pyenv's shims are there for versions that are not active, too.
-        if asked.returncode == 0:
-            found.setdefault(asked.stdout.strip(), path)
-    return found
+        # Where all links end, it has its version in its name.
+        if named := re.fullmatch(r"python(\d\.\d+)", Path(path).resolve().name):
+            versions.setdefault(named[1], path)
+    return versions
 
 
 def versions(*, too_old: bool) -> list[str]:
