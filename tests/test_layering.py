@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-
-import pytest
 
 from tests.helpers.front_end import FrontEndProcess, runner_options
 from tests.helpers.openssh import OpenSSHServer
@@ -97,62 +95,85 @@ SHARED = {
 MAX_LINES = 400
 
 
-def modules() -> list[str]:
-    files = [*ROOT.glob("llmrelay/**/*.py"), *ROOT.glob("runner_payload/*.py")]
-    return sorted(str(file.relative_to(ROOT)) for file in files)
+MODULES = sorted(
+    str(file.relative_to(ROOT))
+    for file in (*ROOT.glob("llmrelay/**/*.py"), *ROOT.glob("runner_payload/*.py"))
+)
 
 
-def imports(name: str) -> Iterator[str]:
+@functools.cache
+def tree_of(name: str) -> ast.Module:
+    return ast.parse((ROOT / name).read_text())
+
+
+@functools.cache
+def imports(name: str) -> frozenset[str]:
     """Every module that the file imports, absolute, at any depth of nesting."""
     package = name.removesuffix(".py").split("/")[:-1]
-    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+    found: set[str] = set()
+    for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             origin = ".".join([*base, *([node.module] if node.module else [])])
             # `from . import x` may name a module or something in the package.
-            yield from (f"{origin}.{alias.name}" for alias in node.names)
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
+    return frozenset(found)
 
 
 def within(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
-@pytest.mark.parametrize("name", modules())
-def test_third_party_packages_are_imported_only_where_they_belong(name: str) -> None:
-    allowed = {"llmrelay", "runner_payload", *sys.stdlib_module_names}
-    for prefix, packages in THIRD_PARTY.items():
-        if name.startswith(prefix):
-            allowed |= packages
-    assert {module.split(".")[0] for module in imports(name)} <= allowed
+# Each rule is one test over all files, and names those that break it: a test per file would cost
+# more than to look into it.
 
 
-@pytest.mark.parametrize("name", modules())
-def test_no_file_imports_what_it_may_not_know(name: str) -> None:
-    for prefix, forbidden in FORBIDDEN.items():
-        if name.startswith(prefix):
-            for module in imports(name):
-                assert not any(within(module, package) for package in forbidden), module
+def test_third_party_packages_are_imported_only_where_they_belong() -> None:
+    ours = {"llmrelay", "runner_payload", *sys.stdlib_module_names}
+    broken = {}
+    for name in MODULES:
+        here = [packages for prefix, packages in THIRD_PARTY.items() if name.startswith(prefix)]
+        broken[name] = {module.split(".")[0] for module in imports(name)} - ours.union(*here)
+    assert {name: found for name, found in broken.items() if found} == {}
 
 
-@pytest.mark.parametrize("name", [n for n in modules() if n.startswith("llmrelay/")])
-def test_the_front_end_shares_only_the_protocol_with_the_payload(name: str) -> None:
-    shipped = {m for m in imports(name) if within(m, "runner_payload")}
-    assert all(any(within(m, shared) for shared in SHARED) for m in shipped)
+def test_no_file_imports_what_it_may_not_know() -> None:
+    assert [
+        (name, module)
+        for prefix, forbidden in FORBIDDEN.items()
+        for name in MODULES
+        if name.startswith(prefix)
+        for module in imports(name)
+        if any(within(module, package) for package in forbidden)
+    ] == []
 
 
-@pytest.mark.parametrize("name", modules())
-def test_every_file_opens_with_what_it_is_for(name: str) -> None:
-    tree = ast.parse((ROOT / name).read_text())
-    if name.endswith("__init__.py") and not tree.body:
-        return
-    assert ast.get_docstring(tree), name
+def test_the_front_end_shares_only_the_protocol_with_the_payload() -> None:
+    assert [
+        (name, module)
+        for name in MODULES
+        if name.startswith("llmrelay/")
+        for module in imports(name)
+        if within(module, "runner_payload") and not any(within(module, each) for each in SHARED)
+    ] == []
 
 
-@pytest.mark.parametrize("name", modules())
-def test_no_file_is_too_long(name: str) -> None:
-    assert len((ROOT / name).read_text().splitlines()) <= MAX_LINES
+def test_every_file_opens_with_what_it_is_for() -> None:
+    # An __init__.py may have nothing in it at all.
+    assert [
+        name
+        for name in MODULES
+        if not ast.get_docstring(tree_of(name))
+        and (tree_of(name).body or not name.endswith("__init__.py"))
+    ] == []
+
+
+def test_no_file_is_too_long() -> None:
+    lines = {name: len((ROOT / name).read_text().splitlines()) for name in MODULES}
+    assert lines
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
 ML_PACKAGES = {"openai", "httpx", "httpx2", "pydantic", "pydantic_core", "aiohttp", "jiter"}
