@@ -20,6 +20,7 @@ from .corpus import (
     MAX_HEADERS,
     SECOND,
     Case,
+    by_file,
     load,
 )
 from .live import Client, echo, serving
@@ -58,53 +59,68 @@ def test_every_file_names_its_rule_and_where_it_comes_from() -> None:
         assert "\nsource = " in text, path.name
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=str)
-def test_what_the_rfc_forbids_is_refused_however_it_arrives(case: Case) -> None:
-    for behind in (b"", SECOND):
-        for how, portions in _portions(case.raw + behind).items():
+def each_file(cases: list[Case]) -> pytest.MarkDecorator:
+    """A test for the cases of each file; what fails names its case."""
+    files = by_file(cases)
+    return pytest.mark.parametrize("cases", files.values(), ids=files)
+
+
+@each_file(REFUSED)
+def test_what_the_rfc_forbids_is_refused_however_it_arrives(cases: list[Case]) -> None:
+    for case in cases:
+        for behind in (b"", SECOND):
+            for how, portions in _portions(case.raw + behind).items():
+                parsed = parse(portions)
+                assert parsed.error is not None, (case.name, how)
+                assert parsed.error.status == case.status, (case.name, how)
+                assert not any(message.whole for message in parsed.messages), (case.name, how)
+
+
+@each_file(REFUSED)
+def test_a_good_request_before_a_refused_one_is_whole_first(cases: list[Case]) -> None:
+    for case in cases:
+        for how, portions in _portions(SECOND + case.raw).items():
             parsed = parse(portions)
-            assert parsed.error is not None, how
-            assert parsed.error.status == case.status, how
-            assert not any(message.whole for message in parsed.messages), how
+            assert parsed.error is not None, (case.name, how)
+            assert parsed.error.status == case.status, (case.name, how)
+            first = parsed.messages[0]
+            assert (first.whole, first.body) == (True, b"ok"), (case.name, how)
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=str)
-def test_a_good_request_before_a_refused_one_is_whole_first(case: Case) -> None:
-    for portions in _portions(SECOND + case.raw).values():
-        parsed = parse(portions)
-        assert parsed.error is not None
-        assert parsed.error.status == case.status
-        assert (parsed.messages[0].whole, parsed.messages[0].body) == (True, b"ok")
+@each_file(TAKEN)
+def test_what_the_rfc_allows_is_taken_however_it_arrives(cases: list[Case]) -> None:
+    for case in cases:
+        for how, portions in _portions(case.raw + SECOND).items():
+            parsed = parse(portions, end=True)
+            assert parsed.error is None, (case.name, how)
+            first, second = parsed.messages
+            read = {key: _as_in_a_case(first.request, key) for key in case.request}
+            assert read == case.request, (case.name, how)
+            assert (first.body, first.whole) == (case.body, True), (case.name, how)
+            behind = (second.request.path, second.body, second.whole)
+            assert behind == ("/second", b"ok", True), (case.name, how)
 
 
-@pytest.mark.parametrize("case", TAKEN, ids=str)
-def test_what_the_rfc_allows_is_taken_however_it_arrives(case: Case) -> None:
-    for how, portions in _portions(case.raw + SECOND).items():
-        parsed = parse(portions, end=True)
-        assert parsed.error is None, how
-        first, second = parsed.messages
-        read = {key: _as_in_a_case(first.request, key) for key in case.request}
-        assert read == case.request, how
-        assert (first.body, first.whole) == (case.body, True), how
-        assert (second.request.path, second.body, second.whole) == ("/second", b"ok", True), how
+@each_file([case for case in TAKEN if len(case.raw) < 500])
+def test_an_end_inside_a_request_is_an_error_and_between_two_is_none(cases: list[Case]) -> None:
+    for case in cases:
+        raw = case.raw
+        head_start = len(raw) - len(raw.lstrip(b"\r\n"))
+        for size in range(len(raw) + 1):
+            between = size == len(raw) or size <= head_start
+            error = None if between else BadRequest
+            assert parse([raw[:size]], end=True).error is error, (case.name, size)
 
 
-@pytest.mark.parametrize("case", [case for case in TAKEN if len(case.raw) < 500], ids=str)
-def test_an_end_inside_a_request_is_an_error_and_between_two_is_none(case: Case) -> None:
-    raw = case.raw
-    head_start = len(raw) - len(raw.lstrip(b"\r\n"))
-    for size in range(len(raw) + 1):
-        between = size == len(raw) or size <= head_start
-        assert parse([raw[:size]], end=True).error is (None if between else BadRequest), size
-
-
-@pytest.mark.parametrize("case", load("ended", "stalled"), ids=str)
-def test_what_is_not_whole_is_an_error_at_its_end_alone(case: Case) -> None:
-    for how, portions in _portions(case.raw).items():
-        parsed = parse(portions)
-        assert parsed.error is None, how
-        assert not any(message.whole for message in parsed.messages), how
-        assert parse(portions, end=True).error is (BadRequest if case.status else None), how
+@each_file(load("ended", "stalled"))
+def test_what_is_not_whole_is_an_error_at_its_end_alone(cases: list[Case]) -> None:
+    for case in cases:
+        for how, portions in _portions(case.raw).items():
+            parsed = parse(portions)
+            assert parsed.error is None, (case.name, how)
+            assert not any(message.whole for message in parsed.messages), (case.name, how)
+            error = BadRequest if case.status else None
+            assert parse(portions, end=True).error is error, (case.name, how)
 
 
 # --- On the wire --------------------------------------------------------------------------------
@@ -166,13 +182,16 @@ def test_a_refused_request_gets_its_status_once_and_then_the_connection_ends(run
 
 
 def test_a_request_before_a_refused_one_is_answered_first(run: Run) -> None:
+    """One of each file and status: that the parser has it so in every case is shown above."""
+    some = {(case.file, case.status): case for case in REFUSED}
+
     async def check(server: Server, case: Case) -> None:
         async with Client(server) as client:
             client.send(SECOND + case.raw)
             assert (await client.response()).body == b"/second ok"
             await _ends_with(client, case)
 
-    run(_all(REFUSED, check))
+    run(_all(list(some.values()), check))
 
 
 def test_a_taken_request_is_answered_and_one_behind_it_if_it_does_not_close(run: Run) -> None:
