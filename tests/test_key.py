@@ -83,7 +83,7 @@ def test_the_key_is_nowhere_while_it_serves_nor_after(tmp_path: Path) -> None:
     ):
         options = [*runner_options(server), "--base-url", upstream.base_url]
         env = {"OPENAI_API_KEY": KEY, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
-        with FrontEndProcess([*options, "--log-level", "debug"], env) as front_end:
+        with FrontEndProcess([*options, "--log-level", "debug"], env, anew=True) as front_end:
             for _ in range(len(FAILURES) + 1):
                 said = front_end.curl("-i", "-d", "hi", f"{front_end.url}/chat")
                 assert NEEDLE not in said.stdout + said.stderr

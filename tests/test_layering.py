@@ -189,7 +189,7 @@ def test_an_installation_of_the_front_end_brings_asyncssh_and_uvloop_alone() -> 
 def test_a_serving_process_loads_no_ml_package(sshd: OpenSSHServer) -> None:
     with ScriptedUpstream().in_thread() as upstream:
         options = [*runner_options(sshd), "--base-url", upstream.base_url]
-        with FrontEndProcess(options, {"PYTHONPROFILEIMPORTTIME": "1"}) as front_end:
+        with FrontEndProcess(options, {"PYTHONPROFILEIMPORTTIME": "1"}, anew=True) as front_end:
             assert front_end.chat()[1] == b"Hello, world"
             # "import time: self [us] | cumulative | imported package"
             names = re.findall(r"^import time: .*\| +([\w.]+)$", front_end.log, re.MULTILINE)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from typing import IO
 
-from tests.helpers.front_end import KEY, ROOT
+from tests.helpers import preloaded
+from tests.helpers.front_end import KEY
 
 
 def environment(key: str = KEY) -> dict[str, str]:
@@ -21,11 +21,7 @@ def environment(key: str = KEY) -> dict[str, str]:
 
 
 def llmrelay(
-    *arguments: str, key: str = KEY, stdout: int | IO[str] = subprocess.PIPE
+    *arguments: str, key: str = KEY, stdout: IO[str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command; what it printed, and its exit status."""
-    return subprocess.run(
-        [sys.executable, "-m", "llmrelay", *arguments],
-        stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=30, cwd=ROOT,
-        stdin=subprocess.DEVNULL, env=environment(key), check=False,
-    )  # fmt: skip
+    return preloaded.run(arguments, environment(key), 30, stdout)

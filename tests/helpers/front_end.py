@@ -1,7 +1,7 @@
 """`llmrelay serve` as its user runs it: a process of its own, its output in files.
 
-For tests that look from outside: through HTTP, at exit statuses, at /proc. Standard library only,
-but for the names of the commands.
+For tests that look from outside: through HTTP, at exit statuses, at /proc. It is forked from one
+that has imported llmrelay (preloaded.py), unless it is to be started anew. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.helpers import preloaded
 from tests.helpers.openssh import OpenSSHServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,6 +58,8 @@ class FrontEndProcess:
         options: `serve`'s.
         listen: options for where to listen; by default a free port of 127.0.0.1.
         env: added to an environment with OPENAI_API_KEY and without anything else of that kind.
+        anew: for tests of what the kernel or Python itself keep of a program's start. Another
+            `command` is always started so.
     """
 
     def __init__(
@@ -65,18 +68,25 @@ class FrontEndProcess:
         env: Mapping[str, str] | None = None,
         *,
         listen: Sequence[str] = ("--port", "0"),
+        anew: bool = False,
     ) -> None:
-        self.command = [sys.executable, "-m", "llmrelay", "serve", *listen, *options]
+        self._arguments = ["serve", *listen, *options]
+        self.command = [sys.executable, "-m", "llmrelay", *self._arguments]
+        self._preloaded = None if anew else list(self.command)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI")}
         self.env = clean | {"OPENAI_API_KEY": KEY} | dict(env or {})
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
 
     def start(self, pass_fds: Sequence[int] = ()) -> None:
         """Starts the process without waiting for it."""
-        self.process = subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=self.env,
-            cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=pass_fds,
-        )  # fmt: skip
+        self.process: subprocess.Popen[str] | preloaded.Process
+        if self.command == self._preloaded and not pass_fds:
+            self.process = preloaded.start(self._arguments, self.env, self._log.fileno())
+        else:
+            self.process = subprocess.Popen(
+                self.command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=self.env,
+                cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=pass_fds,
+            )  # fmt: skip
         self.pid = self.process.pid
 
     def wait_until_ready(self) -> None:
@@ -180,9 +190,6 @@ def run_serve(
 ) -> tuple[int, str, str]:
     """A `serve` that is expected to end by itself: exit status, stdout, stderr."""
     front_end = FrontEndProcess(options, env)
-    ran = subprocess.run(
-        front_end.command, capture_output=True, text=True, env=front_end.env, timeout=limit_s,
-        cwd=ROOT, stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
     front_end._log.close()
+    ran = preloaded.run(front_end._arguments, front_end.env, limit_s)
     return ran.returncode, ran.stdout, ran.stderr
