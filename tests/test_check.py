@@ -97,7 +97,7 @@ def test_every_hop_of_every_runner_is_tried_and_nothing_is_left(
     assert KEY not in ran.stdout
     assert "\033" not in ran.stdout
     assert not any(host.script.requests[-1].method == "POST" for host in fleet.hosts)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while runners_on(bastion, *(host.server for host in fleet.hosts)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -278,12 +278,12 @@ def test_ctrl_c_ends_a_check_cleanly(fleet: Fleet, bastion: OpenSSHServer) -> No
             [sys.executable, "-m", "llmrelay", "check", *options(fleet, bastion)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not connecting_to(port) - before:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=30)
     assert (process.returncode, stderr) == (130, "llmrelay: ended at once by SIGINT\n")
 
 

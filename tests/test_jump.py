@@ -55,16 +55,16 @@ def test_hosts_behind_a_jump_host_share_one_connection_to_it(
     fleet: Fleet, bastion: OpenSSHServer
 ) -> None:
     with FrontEndProcess(options(fleet, bastion)) as front_end:
-        front_end.wait_for_log("a is ready: ", limit_s=20)
-        front_end.wait_for_log("b is ready: ", limit_s=20)
+        front_end.wait_for_log("a is ready: ")
+        front_end.wait_for_log("b is ready: ")
         assert {front_end.chat()[1] for _ in range(20)} == {b"a", b"b"}
         assert logins(bastion) == 1
 
 
 def test_the_loss_of_a_jump_host_is_one_event(fleet: Fleet, bastion: OpenSSHServer) -> None:
     with FrontEndProcess(options(fleet, bastion)) as front_end:
-        front_end.wait_for_log("a is ready: ", limit_s=20)
-        front_end.wait_for_log("b is ready: ", limit_s=20)
+        front_end.wait_for_log("a is ready: ")
+        front_end.wait_for_log("b is ready: ")
         bastion.stop()
         front_end.wait_for_log("jump host bastion is lost: ")
         response, _ = front_end.chat()
@@ -75,8 +75,8 @@ def test_the_loss_of_a_jump_host_is_one_event(fleet: Fleet, bastion: OpenSSHServ
         assert told["state"] == "lost"
         assert told["next_attempt_in_s"] > 0.5  # its jump host's
         bastion.start_again()
-        front_end.wait_for_log("a is ready: ", limit_s=20, count=2)
-        log = front_end.wait_for_log("b is ready: ", limit_s=20, count=2)
+        front_end.wait_for_log("a is ready: ", count=2)
+        log = front_end.wait_for_log("b is ready: ", count=2)
         assert "it is in the way to 2 runners" in log
         assert not re.search(r"\b[ab] is lost", log)
         assert logins(bastion) == 2
@@ -88,8 +88,8 @@ def test_a_jump_host_that_stands_still_is_noticed_once_before_those_behind_it_ar
 ) -> None:
     quick = ["--ping-interval", "0.2", "--ping-timeout", "1.2"]
     with FrontEndProcess(options(fleet, bastion, *quick)) as front_end:
-        front_end.wait_for_log("a is ready: ", limit_s=20)
-        front_end.wait_for_log("b is ready: ", limit_s=20)
+        front_end.wait_for_log("a is ready: ")
+        front_end.wait_for_log("b is ready: ")
         stopped = [bastion.pid, *descendants_of(bastion.pid)]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
@@ -99,8 +99,8 @@ def test_a_jump_host_that_stands_still_is_noticed_once_before_those_behind_it_ar
         finally:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
-        front_end.wait_for_log("a is ready: ", limit_s=20, count=2)
-        front_end.wait_for_log("b is ready: ", limit_s=20, count=2)
+        front_end.wait_for_log("a is ready: ", count=2)
+        front_end.wait_for_log("b is ready: ", count=2)
 
 
 @pytest.mark.parametrize("way", ["-J bastion", "-o ProxyJump=bastion", "ssh_config"])

@@ -256,6 +256,6 @@ def test_on_a_terminal_the_key_is_asked_for_without_echo() -> None:
         os.write(ours, NEEDLE + b"\n")
         while f"got {len(KEY)}".encode() not in shown:
             shown += os.read(ours, 1000)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     os.close(ours)
     assert NEEDLE not in shown

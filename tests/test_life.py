@@ -158,7 +158,7 @@ def test_calls_beyond_the_limit_wait_and_leave_the_queue_with_their_client(
 
 
 async def _until_queued(front_end: FrontEndProcess, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while True:
             _, body = await asyncio.to_thread(front_end.request, "GET", "/healthz")
             if json.loads(body)["queued"] == count:
@@ -192,7 +192,7 @@ def staging(server: OpenSSHServer, steps: list[Step], *options: str) -> Iterator
 def asking(stage: Stage, until: bytes = b"") -> Iterator[tuple[socket.socket, bytes]]:
     """A client that has sent a prompt and read its answer up to `until`; and what it has read."""
     address = stage.front_end.host, stage.front_end.port
-    with socket.create_connection(address, 10) as client:
+    with socket.create_connection(address, 30) as client:
         client.sendall(b"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi")
         data = b""
         while until not in data:
@@ -240,7 +240,7 @@ def test_a_signal_drains_and_ends_the_runner(sshd: OpenSSHServer, number: signal
         ):
             own.front_end.signal(number)
             # Idle connections end at once, and no new ones are taken.
-            idle.settimeout(10)
+            idle.settimeout(20)
             assert idle.recv(1) == b""
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address)
@@ -250,7 +250,7 @@ def test_a_signal_drains_and_ends_the_runner(sshd: OpenSSHServer, number: signal
         assert rest.endswith(b"4\r\nlast\r\n0\r\nX-Finish-Reason: stop\r\n\r\n")
         assert own.front_end.wait() == 0
         assert "Traceback" not in own.front_end.log
-        until_gone(runners, 5)
+        until_gone(runners, 15)
 
 
 def test_listening_for_other_machines_is_warned_of(sshd: OpenSSHServer) -> None:
@@ -268,11 +268,11 @@ def test_a_second_signal_ends_at_once(sshd: OpenSSHServer) -> None:
             own.front_end.signal(signal.SIGTERM)
             own.front_end.wait_for_log("draining")
             own.front_end.signal(signal.SIGTERM)
-            assert own.front_end.wait(5) == 128 + signal.SIGTERM
+            assert own.front_end.wait() == 128 + signal.SIGTERM
         assert "ended at once by SIGTERM" in own.front_end.log
         assert "Traceback" not in own.front_end.log
         own.upstream.wait_for(own.upstream.requests[0].client_closed)
-        until_gone(runners, 5)
+        until_gone(runners, 15)
 
 
 def test_a_signal_before_anything_is_served_ends_at_once(sshd: OpenSSHServer) -> None:
@@ -287,7 +287,7 @@ def test_a_signal_before_anything_is_served_ends_at_once(sshd: OpenSSHServer) ->
                 front_end.signal(signal.SIGHUP)  # reads files again, as at any time
                 front_end.wait_for_log("reloaded: ")
                 front_end.signal(signal.SIGINT)
-                assert front_end.wait(5) == 128 + signal.SIGINT
+                assert front_end.wait() == 128 + signal.SIGINT
             assert "Traceback" not in front_end.log
         finally:
             front_end.end()
@@ -344,7 +344,7 @@ def test_it_serves_and_drains_though_nobody_reads_where_it_listens(
     try:
         assert front_end.process.stdout is not None
         front_end.process.stdout.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 40
         while not path.exists():
             assert time.monotonic() < deadline, front_end.log
             select.select([], [], [], 0.01)

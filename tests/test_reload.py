@@ -27,7 +27,7 @@ def test_a_runner_that_is_told_to_end_has_a_successor_while_its_answers_go_on(
         a.upstream.wait_for_requests(1)
         [pid] = runner_pids(a)
         os.kill(pid, signal.SIGTERM)
-        front_end.wait_for_log("a is ready: ", limit_s=20, count=2)
+        front_end.wait_for_log("a is ready: ", count=2)
         assert ask(front_end) == {"a": 1}
         a.upstream.open("go")
         assert asked.result() == {"first, last": 1}
@@ -61,7 +61,7 @@ def test_sighup_adds_removes_and_changes_hosts_while_their_answers_go_on(fleet: 
         fleet.write(a.line(ansible_python_interpreter=str(other_python)), c.line())
         front_end.signal(signal.SIGHUP)
         front_end.wait_for_log("removed b; changed a; added c")
-        front_end.wait_for_log("a is ready: ", limit_s=20, count=2)
+        front_end.wait_for_log("a is ready: ", count=2)
         wait_until_ready(front_end, "c")
         assert set(ask(front_end, 20)) == {"a", "c"}
         assert before < runner_pids(a), front_end.log

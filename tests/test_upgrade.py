@@ -73,7 +73,7 @@ class Load:
     async def answers(self, more: int) -> None:
         """Returns when so many more requests were answered."""
         wanted = self.answered + more
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while self.answered < wanted:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
 

@@ -90,7 +90,7 @@ def raw_post(
 ) -> socket.socket:
     """A connection on which a request was sent; what comes back is read byte by byte."""
     connection = socket.socket()
-    connection.settimeout(10)
+    connection.settimeout(30)
     if window_bytes is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
     connection.connect((front_end.host, front_end.port))

@@ -12,7 +12,7 @@ from llmrelay.demo.asking import Asking
 from llmrelay.http.exchange import Exchange
 from tests.http.live import serving
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 
 async def broken(exchange: Exchange) -> None:

@@ -24,12 +24,12 @@ def health(front_end: FrontEndProcess) -> dict[str, Any]:
 
 def wait_until_ready(front_end: FrontEndProcess, *names: str) -> None:
     for name in names:
-        front_end.wait_for_log(f"{name} is ready: ", limit_s=20)
+        front_end.wait_for_log(f"{name} is ready: ")
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
     """Waits for what nothing tells of, with a limit."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -26,7 +26,7 @@ from llmrelay.runners.payload import Payload
 from runner_payload.messages import Call, End, Failure, Hello, Message, Ready, Start
 from runner_payload.protocol import DATA_BYTES, MARKER, Frame, FrameDecoder, FrameType, encode_frame
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 
 def altered_payload(**sources: str) -> Payload:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.helpers.front_end import START_LIMIT_S
 from tests.helpers.held import Held
 from tests.helpers.openssh import OpenSSHServer
 from tests.helpers.upstream import ScriptedUpstream, ThreadedUpstream, answer
@@ -91,6 +92,8 @@ class Fleet(Held):
             str(self.known_hosts),
             "--ssh-config",
             str(ssh_config),
+            "--connect-timeout",
+            f"{START_LIMIT_S:g}",
         ]
 
 

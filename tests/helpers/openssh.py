@@ -27,8 +27,8 @@ from pathlib import Path
 from tests.helpers.held import Held
 
 HOST = "127.0.0.1"
-START_LIMIT_S = 10.0
-STOP_LIMIT_S = 5.0
+START_LIMIT_S = 30.0
+STOP_LIMIT_S = 15.0
 PORT_ATTEMPTS = 3
 ACCOUNT_ATTEMPTS = 40
 LOGIN_SHELLS = ("bash", "dash", "zsh", "fish", "tcsh")
@@ -410,7 +410,7 @@ class OpenSSHServer(Held):
             # connect to itself.
             with (
                 contextlib.suppress(OSError),
-                socket.create_connection((self.host, self.port), timeout=1) as probe,
+                socket.create_connection((self.host, self.port), timeout=5) as probe,
             ):
                 if probe.recv(4) == b"SSH-":
                     return True

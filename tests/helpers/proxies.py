@@ -26,7 +26,7 @@ from tests.helpers.openssh import INSTALL_HINT, skip_or_fail
 
 HOST = "127.0.0.1"
 DEPLOY = Path(__file__).parent.parent.parent / "docs/deploy.md"
-STOP_LIMIT_S = 5.0
+STOP_LIMIT_S = 15.0
 
 # What Debian's /etc/nginx/nginx.conf says around a site, but for where files are.
 NGINX = """

@@ -85,7 +85,7 @@ __all__ = [
 
 HOST = "127.0.0.1"
 BACKLOG = 1024  # asyncio's 100 makes some of 300 connections at once wait for a SYN retry of 1 s
-STOP_LIMIT_S = 5.0
+STOP_LIMIT_S = 15.0
 
 
 @contextmanager
@@ -157,7 +157,7 @@ class ScriptedUpstream:
         """Lets every `WaitFor(name)` pass, now and later."""
         self.gate(name).set()
 
-    async def wait_for_requests(self, count: int, timeout_s: float = 5.0) -> list[Recorded]:
+    async def wait_for_requests(self, count: int, timeout_s: float = 20.0) -> list[Recorded]:
         """Returns when `count` requests, answered or not, have been read."""
         async with asyncio.timeout(timeout_s):
             while len(self.requests) < count:
@@ -288,12 +288,12 @@ class ThreadedUpstream:
     def open(self, name: str) -> None:
         self.call(lambda: self.upstream.open(name))
 
-    def wait_for_requests(self, count: int, timeout_s: float = 5.0) -> list[Recorded]:
+    def wait_for_requests(self, count: int, timeout_s: float = 20.0) -> list[Recorded]:
         assert self.loop is not None
         waiting = self.upstream.wait_for_requests(count, timeout_s)
         return asyncio.run_coroutine_threadsafe(waiting, self.loop).result()
 
-    def wait_for(self, event: asyncio.Event, timeout_s: float = 5.0) -> None:
+    def wait_for(self, event: asyncio.Event, timeout_s: float = 20.0) -> None:
         """Waits for one of a request's events, such as `client_closed`, or raises TimeoutError."""
 
         async def waiting() -> None:

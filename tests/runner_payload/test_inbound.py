@@ -16,7 +16,7 @@ WINDOW = 8
 
 def play(scene: Callable[[], Coroutine[None, None, None]]) -> None:
     async def run() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await scene()
 
     asyncio.run(run())

@@ -28,7 +28,7 @@ from tests.helpers.provider_requests import assert_answered, request_of
 from tests.helpers.provider_rows import CASES, ROWS, base_url
 from tests.helpers.providers import BREAKS, RATE_LIMITED, REVOKED, Provider
 
-LIMIT_S = 5.0
+LIMIT_S = 20.0
 KEY = a_start().api_key
 
 CHATTING = [name for name, path in CASES if path == "chat/completions"]

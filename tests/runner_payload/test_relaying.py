@@ -39,7 +39,7 @@ from tests.helpers.upstream import (
 )
 from tests.runner_payload.splits import PLACES, cut, one_by_one
 
-LIMIT_S = 5.0
+LIMIT_S = 20.0
 KEY = a_start().api_key
 CHAT = "chat/completions"
 JSON = {"content-type": "application/json"}

@@ -44,7 +44,7 @@ from tests.helpers.upstream import (
     together,
 )
 
-LIMIT_S = 5.0
+LIMIT_S = 20.0
 KEY = a_start().api_key
 CALL = Call("m-1")
 OK = answer("fine")
@@ -335,8 +335,8 @@ def test_the_call_ends_with_done_although_upstream_keeps_the_body_open() -> None
         async with ScriptedUpstream(script) as server, client_of(server.base_url) as client:
             begun_at = time.monotonic()
             assert (await stream(client)).end == End("stop")
-            assert time.monotonic() - begun_at < 1
-            async with asyncio.timeout(1):
+            assert time.monotonic() - begun_at < 5
+            async with asyncio.timeout(5):
                 await server.requests[0].client_closed.wait()
 
     limited(scene)
@@ -383,7 +383,7 @@ def test_cancelling_a_call_closes_its_connection_in_every_phase() -> None:
                 call.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await call
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(5):
                     await request.client_closed.wait()
             assert (await stream(client)).end == End("stop")
 

@@ -22,7 +22,7 @@ from llmrelay.runners.shared import SharedHost, SharedHostDown
 from llmrelay.runners.spec import HostSpec
 from llmrelay.values import HostAddress, parse_host
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 # In place of a minute, and longer than it takes to see that nothing happens.
 IDLE_S = 0.02
 LONG_S = 5 * IDLE_S

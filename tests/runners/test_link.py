@@ -43,7 +43,7 @@ def play(
         runner = PlayedRunner()
         await runner.get_ready(start)
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await scene(runner)
         finally:
             runner.link.fail("the test is over")

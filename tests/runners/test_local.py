@@ -15,7 +15,7 @@ import uvloop
 from llmrelay.runners import local
 from llmrelay.runners.local import Child, Here
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 Run = Callable[[Coroutine[Any, Any, None]], None]

@@ -92,7 +92,7 @@ class PlayedRunner:
 
 def play(scene: Callable[[], Coroutine[None, None, None]]) -> None:
     async def run() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await scene()
 
     asyncio.run(run())

@@ -40,7 +40,7 @@ def running(
     """Runs a scene beside a runner's life."""
 
     async def run() -> None:
-        async with asyncio.timeout(10), ssh_server(folder, on_command) as host:
+        async with asyncio.timeout(30), ssh_server(folder, on_command) as host:
             config = host.config(**settings)
             spec = RunnerSpec(
                 "one", HostSpec(host.address, "python3", "http://up.test", host.identity)
