@@ -6,11 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers.fleet import Fleet
 from tests.helpers.front_end import FrontEndProcess, runner_options
 from tests.helpers.openssh import OpenSSHServer, require_sshd
 from tests.helpers.upstream import ScriptedUpstream, ThreadedUpstream, answer
+
+# Properties are tried with so many examples, and not the same ones each time. For one that was
+# changed: `pytest --hypothesis-profile thorough`; scripts/fuzz goes on from there.
+settings.register_profile("suite", max_examples=50, deadline=None)
+settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.load_profile("suite")
 
 
 @dataclass

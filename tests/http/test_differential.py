@@ -3,7 +3,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from .corpus import SECOND, Case, by_file, load
@@ -26,7 +26,6 @@ def _unexplained(raw: bytes) -> list[str]:
     return [f"{one.peer}: {one.kind}: {one.detail}" for one in found if explain(one) is None]
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_what_h11_or_llhttp_refuses_we_refuse_and_what_all_take_is_the_same(random: Random) -> None:
     raw = stream(random)

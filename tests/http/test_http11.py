@@ -4,7 +4,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrelay.errors import BadRequest, ContentTooLarge, HeadTooLarge
@@ -75,18 +75,21 @@ def test_a_line_without_end_is_refused_at_the_limit_and_not_before() -> None:
 
 
 def test_work_is_linear_in_the_bytes_whatever_their_portions() -> None:
-    """Eight times the bytes may take about eight times as long; quadratic would be 64 times."""
+    """Eight times the bytes may take about eight times as long; quadratic would be 64 times.
+
+    Of this process's time: what others take does not count.
+    """
 
     def seconds(size: int) -> float:
         parser = RequestParser(2**24, 10, 2**24)
         parser.feed(b"GET / HTTP/1.1\r\nX: ")
-        begun = time.perf_counter()
+        begun = time.process_time()
         for _ in range(size):
             parser.feed(b"a")
             assert parser.next_event() is NEED_DATA
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
-    small, large = (min(seconds(size) for _ in range(3)) for size in (20_000, 160_000))
+    small, large = (min(seconds(size) for _ in range(2)) for size in (10_000, 80_000))
     assert large < 24 * small
 
 
@@ -113,7 +116,6 @@ def _comparable(parsed: Parsed) -> object:
     return parsed.messages, parsed.error
 
 
-@settings(max_examples=400, deadline=None)
 @given(_STREAMS, st.lists(st.integers(0, 200), max_size=8), st.booleans())
 def test_any_bytes_in_any_portions_are_events_or_a_relay_error(
     raw: bytes, cuts: list[int], end: bool

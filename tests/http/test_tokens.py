@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrelay.errors import RateLimited, UnusableConfig
@@ -138,7 +138,6 @@ def test_a_file_that_cannot_be_read_says_why(file: Path) -> None:
         Tokens(file).load()
 
 
-@settings(deadline=None)
 @given(text=st.text(st.sampled_from("ab 1#=\t\n\r\x0b\x85:\u2028shacll-per"), max_size=60))
 def test_any_text_is_a_table_or_unusable(
     tmp_path_factory: pytest.TempPathFactory, text: str
@@ -254,7 +253,6 @@ def test_what_was_refused_is_not_counted(make: Make) -> None:
     assert calls(caller, 60.0) is None
 
 
-@settings(deadline=None)
 @given(
     per_minute=st.integers(1, 1000),
     steps=st.lists(st.floats(0, 100), min_size=1, max_size=50),

@@ -159,11 +159,11 @@ def test_the_time_that_the_reader_takes_is_not_the_clients(run: Run) -> None:
         exchange.respond(200, [], str(size).encode())
 
     async def subject() -> None:
-        limits = {"body_timeout_s": 0.1, "body_rate_bytes": 1 << 30}
+        limits = {"body_timeout_s": 0.4, "body_rate_bytes": 1 << 30}
         async with serving(slow, **limits) as server, Client(server) as client:
             request = post(b"x" * 100)
             client.send(request[:-50])
-            asyncio.get_running_loop().call_later(0.2, go_on.set)
+            asyncio.get_running_loop().call_later(0.6, go_on.set)
             await go_on.wait()
             client.send(request[-50:])
             assert (await client.response()).body == b"100"

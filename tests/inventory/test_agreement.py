@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parent.parent.parent / "inventory.ini"
 
 # The same ones each time, as a test has to say the same each time; scripts/fuzz has the others.
 generated = settings(
-    max_examples=120,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     database=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner_payload.credit import GROWTH, MAX_CREDIT, ReceiveWindow, SendWindow
@@ -69,7 +69,6 @@ def test_a_receive_window_grows_up_to_a_multiple_of_its_size_and_no_further() ->
         window.receive(1)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 1000), st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=50))
 def test_a_sender_and_a_receiver_never_disagree_and_never_stall(
     size: int, wanted: list[tuple[int, bool]]

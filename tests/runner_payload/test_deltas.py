@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner_payload.deltas import (
@@ -204,7 +204,6 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(JSON_VALUES, st.binary(max_size=30))
 def test_any_event_is_text_or_one_of_two_errors(value: object, noise: bytes) -> None:
     events = [
@@ -264,7 +263,6 @@ def test_a_lone_surrogate_becomes_a_replacement_character(texts: list[str], expe
     assert text_of(b"".join(portions) + encode(Done())) == expected
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(st.characters(), max_size=4), max_size=5), PLACES)
 def test_any_text_comes_out_of_any_split_as_utf_16_would_join_it(
     texts: list[str], places: list[int]

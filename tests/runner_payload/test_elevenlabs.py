@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from runner_payload.elevenlabs import (
     MAX_FIELD_BYTES,
@@ -233,7 +233,6 @@ def test_a_form_is_rewritten_whole_and_byte_by_byte(first: bool) -> None:
         assert got.asked == ("text", True)
 
 
-@settings(max_examples=50, deadline=None)
 @given(PLACES)
 def test_a_form_is_rewritten_alike_in_any_split(places: list[int]) -> None:
     got = rewritten(cut(form(*FIELDS), places))

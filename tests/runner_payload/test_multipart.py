@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import httpx2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner_payload.multipart import (
@@ -90,7 +90,6 @@ def fits(data: bytes) -> bool:
 FILES = st.tuples(NAMES, st.one_of(st.none(), NAMES), CONTENTS.filter(fits))
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.lists(FILES, max_size=5), PLACES)
 def test_what_is_encoded_decodes_to_the_same_in_any_split(
     files: list[tuple[str, str | None, bytes]], places: list[int]
@@ -119,7 +118,6 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=120, deadline=None)
 @given(
     st.one_of(st.lists(PIECES, max_size=14).map(b"".join), st.binary(max_size=60)),
     st.booleans(),
@@ -145,7 +143,6 @@ def standard_library(data: bytes, boundary: bytes) -> list[tuple[object, bytes]]
     return parts
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), CONTENTS.filter(fits)), min_size=1))
 def test_the_standard_library_reads_the_same_parts(parts: list[tuple[str, bytes]]) -> None:
     body = b"".join(encode_field(BOUNDARY, name, data.decode()) for name, data in parts)
@@ -317,7 +314,6 @@ def test_a_content_type_without_one_good_boundary_is_refused(content_type: str) 
         boundary_of(content_type)
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.text("multipar/form-data; boundary=\"\\\r\n'ö", max_size=40))
 def test_any_content_type_has_a_boundary_or_is_refused(text: str) -> None:
     for content_type in (text, "multipart/form-data; boundary=" + text):

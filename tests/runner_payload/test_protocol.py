@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner_payload.credit import MAX_CREDIT
@@ -72,7 +72,6 @@ ANY_BYTES = st.one_of(st.binary(max_size=200), st.lists(NEARLY_FRAMES, max_size=
 # --- The codec ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
 @given(ANY_BYTES, PLACES)
 def test_any_bytes_in_any_split_parse_or_raise_a_protocol_error_and_nothing_else(
     data: bytes, places: list[int]
@@ -87,7 +86,6 @@ def test_any_bytes_in_any_split_parse_or_raise_a_protocol_error_and_nothing_else
         assert decoder.pending_bytes < LONGEST_FRAME_BYTES
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(frames(), max_size=6), PLACES)
 def test_frames_come_out_of_any_split_as_they_were_encoded(
     sent: list[Frame], places: list[int]
@@ -177,7 +175,6 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(MESSAGES), st.data())
 def test_any_json_is_a_message_or_a_protocol_error(message: Message, data: st.DataObject) -> None:
     names = st.sampled_from(sorted(json.loads(message.encode())))
@@ -197,7 +194,6 @@ def test_any_json_is_a_message_or_a_protocol_error(message: Message, data: st.Da
     assert type(message).decode(decoded.encode()) == decoded
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(MESSAGE_TYPES), st.binary(max_size=60))
 def test_any_payload_is_a_message_or_a_protocol_error(kind: type[Message], data: bytes) -> None:
     for payload in (data, b'{"reason":"' + data + b'"}'):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner_payload.sse import EventDecoder, EventTooLong
@@ -67,7 +67,6 @@ STREAMS = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.one_of(STREAMS, st.binary(max_size=40)), PLACES)
 def test_any_split_gives_the_same_events(data: bytes, places: list[int]) -> None:
     # The blank LF settles a CR at the end, which may still become a CRLF.

@@ -127,7 +127,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestQueueMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 
 
 def test_a_wait_is_for_as_many_places_as_there_are_others_and_one() -> None:
