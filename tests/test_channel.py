@@ -89,16 +89,6 @@ def test_a_login_that_runs_something_else_is_no_runner() -> None:
     assert "did not start" in said
 
 
-def test_aliases_of_ssh_config_work_as_in_ssh(upstream: ThreadedUpstream) -> None:
-    require_sshd()
-    with OpenSSHServer() as server:
-        config = server.ssh_config("gpu-box")
-        options = ["--runner", "gpu-box", "--ssh-config", str(config), "--remote-python"]
-        options += [sys.executable, "--base-url", upstream.base_url]
-        with FrontEndProcess(options) as front_end:
-            assert front_end.chat()[1] == b"Hello, world"
-
-
 def jump_config(folder: Path, jump: OpenSSHServer, target: OpenSSHServer, known: Path) -> Path:
     """An ssh_config in which `target` is behind `jump`, both with keys in `known`."""
     config = folder / "config"
@@ -119,7 +109,9 @@ def host_line(server: OpenSSHServer, public_key: Path | None = None) -> str:
     return known_hosts_line(server.host, server.port, key)
 
 
-def test_a_runner_behind_a_jump_host(tmp_path: Path, upstream: ThreadedUpstream) -> None:
+def test_a_runner_behind_a_jump_host_both_known_by_their_aliases(
+    tmp_path: Path, upstream: ThreadedUpstream
+) -> None:
     require_sshd()
     known = tmp_path / "known_hosts"
     with OpenSSHServer() as jump, OpenSSHServer(*LOCKED_DOWN) as target:
