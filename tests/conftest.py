@@ -19,6 +19,18 @@ settings.register_profile("suite", max_examples=50, deadline=None)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile("suite")
 
+# These take longest, with few tests that wait for many runners. Begun last, they would leave two of
+# three workers idle at the end.
+LONGEST = (
+    "test_fleet.py", "test_clients.py", "test_life.py", "test_check.py", "test_jump.py",
+    "test_upgrade.py", "test_channel.py", "test_bootstrap.py", "test_reload.py", "test_helpers.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
 
 @dataclass
 class Stage:
