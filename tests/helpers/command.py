@@ -24,4 +24,4 @@ def llmrelay(
     *arguments: str, key: str = KEY, stdout: IO[str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command; what it printed, and its exit status."""
-    return preloaded.run(arguments, environment(key), 45, stdout)
+    return preloaded.run(arguments, environment(key), 55, stdout)
