@@ -64,6 +64,10 @@ class Child:
         """One of the benchmark's own programs."""
         return cls([sys.executable, "-m", f"{__package__}.{name}", *arguments])
 
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def say(self, line: str) -> None:
         self._stdin.write(line.encode() + b"\n")
         self._stdin.flush()

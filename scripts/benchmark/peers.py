@@ -2,9 +2,9 @@
 
 Each is a way from the load generator to the simulator, set up once and used round after round:
 `relay` is `llmrelay serve` with its runner behind OpenSSH's sshd, asked at /chat, and `raw` is the
-same, asked at /v1; `tunnel` is `ssh -L` through the same sshd; `direct` is no way at all, and says
-what the simulator and the load generator add. A Peer names its port, what is spoken there, and the
-processes whose cost is its own.
+same, asked at /v1; `tunnel` is `ssh -L` through the same sshd; `nginx` and `litellm` are those in
+front of such a tunnel; `direct` is no way at all, and says what the simulator and the load
+generator add. A Peer names its port, what is spoken there, and the processes whose cost is its own.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from pathlib import Path
 
 from tests.helpers.openssh import OpenSSHServer, descendants_of
 
+from . import proxied
 from .child import Child, ChildFailed
 from .records import Framing
 
-READY_LIMIT_S = 30.0
+# A machine on which something else is measured may take long.
+READY_LIMIT_S = 120.0
 _ALIAS = "benchmark"
 _MODEL = "benchmark"
+_SAID_LINES = 5
 
 # Names of the groups of processes, as tables show them.
 FRONT_END = "front-end"
@@ -41,12 +44,19 @@ class Peer:
 
     Attributes:
         groups: its processes' pids by what they are.
+        log: what its front-end says on stderr.
     """
 
     name: str
     port: int
     framing: Framing
     groups: dict[str, list[int]] = field(default_factory=dict)
+    log: Path | None = None
+
+    def said(self) -> list[str]:
+        """The last lines of its log that are not of calls: why one failed stands there."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log else []
+        return [line for line in lines if " llmrelay.access: " not in line][-_SAID_LINES:]
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,14 @@ class Bench:
 
     Attributes:
         sshd: if a peer needs one.
+        left_out: by name, why a peer that was asked for is not among them.
     """
 
     simulator: Child
     simulator_port: int
     peers: list[Peer]
     sshd: OpenSSHServer | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def peer(self, name: str) -> Peer:
         return next(peer for peer in self.peers if peer.name == name)
@@ -69,6 +81,9 @@ class Bench:
 NAMES = ("direct", "tunnel", "relay")
 # Not measured unless it is asked for: the same front-end and runner, asked for OpenAI's own bytes.
 RAW = "raw"
+NGINX = "nginx"
+LITELLM = "litellm"
+ALL_NAMES = (*NAMES, RAW, NGINX, LITELLM)
 
 
 @contextlib.contextmanager
@@ -80,6 +95,9 @@ def running(
     Args:
         simulator: the module that is upstream.
         options: more of `llmrelay serve`.
+
+    Raises:
+        ChildFailed: a process did not start, or not one of the peers is here.
     """
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(Child.module(simulator))
@@ -89,7 +107,8 @@ def running(
         if "direct" in names:
             peers.append(Peer("direct", port, "completions"))
         sshd = None
-        if {"tunnel", "relay", RAW} & set(names):
+        left_out = {}
+        if set(names) - {"direct"}:
             sshd = stack.enter_context(OpenSSHServer())
             if "tunnel" in names:
                 peers.append(_tunnel(stack, sshd, port))
@@ -97,7 +116,14 @@ def running(
                 relay = _relay(stack, sshd, port, folder, options)
                 raw = replace(relay, name=RAW, framing="completions")
                 peers += [peer for peer in (relay, raw) if peer.name in names]
-        yield Bench(upstream, port, peers, sshd)
+            for name in (name for name in (NGINX, LITELLM) if name in names):
+                try:
+                    peers.append(_proxied(stack, sshd, port, folder, name))
+                except proxied.NotInstalled as error:
+                    left_out[name] = str(error)
+        if names and not peers:
+            raise ChildFailed("; ".join(f"no {name}: {why}" for name, why in left_out.items()))
+        yield Bench(upstream, port, peers, sshd, left_out)
 
 
 def _tunnel(stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int) -> Peer:
@@ -114,6 +140,20 @@ def _tunnel(stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int) -> P
     return Peer("tunnel", port, "completions", groups)
 
 
+def _proxied(
+    stack: contextlib.ExitStack, sshd: OpenSSHServer, to_port: int, folder: Path, name: str
+) -> Peer:
+    """nginx or LiteLLM in front of a tunnel of its own, which goes if it is not here."""
+    with contextlib.ExitStack() as own:
+        tunnel = _tunnel(own, sshd, to_port)
+        if name == NGINX:
+            proxy = proxied.nginx(own, folder, tunnel.port, _free_port())
+        else:
+            proxy = proxied.litellm(own, folder, tunnel.port, _free_port(), _MODEL)
+        stack.enter_context(own.pop_all())
+    return Peer(name, proxy.port, "completions", {name: proxy.pids, **tunnel.groups})
+
+
 def _relay(
     stack: contextlib.ExitStack,
     sshd: OpenSSHServer,
@@ -125,7 +165,8 @@ def _relay(
     command = [sys.executable, "-m", "llmrelay", "serve", "--runner", _ALIAS]
     command += ["--ssh-config", str(sshd.ssh_config(_ALIAS)), "--remote-python", sys.executable]
     command += ["--listen", "127.0.0.1:0", "--model", _MODEL, "--system", ""]
-    command += ["--base-url", f"http://127.0.0.1:{to_port}/v1", *options]
+    command += ["--base-url", f"http://127.0.0.1:{to_port}/v1"]
+    command += ["--connect-timeout", f"{READY_LIMIT_S:g}s", *options]
     log = folder / "front-end.log"
     environment = {**os.environ, "OPENAI_API_KEY": "benchmark"}
     with log.open("wb") as stderr:
@@ -144,7 +185,7 @@ def _relay(
         # With whatever shell the login left between sshd and the runner.
         RUNNER: [pid for pid in started if not is_sshd(pid)],
     }
-    return Peer("relay", int(found[1]), "chat", groups)
+    return Peer("relay", int(found[1]), "chat", groups, log)
 
 
 def is_sshd(pid: int) -> bool:
