@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from statistics import median
 
 _PERCENTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+PERCENTILES = tuple(_PERCENTILES)
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -25,6 +26,13 @@ def over_rounds(values: Sequence[float | None], digits: int = 1) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    text = f"{median(known):.{digits}f}"
-    least, most = f"{min(known):.{digits}f}", f"{max(known):.{digits}f}"
+    text = f"{median(known):z.{digits}f}"
+    least, most = f"{min(known):z.{digits}f}", f"{max(known):z.{digits}f}"
     return text if least == most else f"{text} ({least}-{most})"
+
+
+def ms_over_rounds(values: Sequence[float | None]) -> str:
+    """The same of milliseconds: with as many digits as mean something, and fit into a table."""
+    known = [value for value in values if value is not None]
+    middle = median(known) if known else 0.0
+    return over_rounds(values, 2 if middle < 10 else 1 if middle < 100 else 0)

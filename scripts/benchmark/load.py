@@ -1,8 +1,10 @@
 """The load generator: a process that makes calls at once and times every delta.
 
 It connects first, says so, and begins when told to. While the clock runs a read costs a time stamp
-and an append; answers are parsed (records.read_answer) when the last one has ended. One call may be
-a heavy one that is left unread for a while. Prints a JSON object: latencies, rate, errors.
+and an append; answers are parsed (records.read_answer) when the last one has ended, or when the
+limit has. One call may be a heavy one that begins before the others, and is left unread for a
+while; or calls are made one after the other, on one connection or on fresh ones. Prints a JSON
+object: latencies, rate, errors.
 
 Knows neither the relay nor its peers: it is told a port and what is spoken there.
 """
@@ -24,7 +26,7 @@ from typing import Any, cast, get_args
 import uvloop
 
 from .figures import percentiles
-from .records import Framing, Plan, Read, late_ms, read_answer, steady_late_ms
+from .records import Answer, Framing, Plan, Read, gaps_ms, late_ms, read_answer, steady_late_ms
 
 # Of the call that is left unread: what the kernel holds for it should not hide what we hold.
 SMALL_BUFFER_BYTES = 32 * 1024
@@ -32,6 +34,9 @@ HEAVY_RECORD_BYTES = 4096
 HEAVY_GAP_MS = 1
 # In how many connections are being opened at once.
 CONNECTING = 200
+
+# The error of a call that had not ended when the limit had.
+UNFINISHED = "unfinished"
 
 _TAIL_BYTES = 64
 
@@ -52,6 +57,14 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's do not inherit from asyncio.Transport.
         self._transport = cast(asyncio.Transport, transport)
+
+    def follow(self, client: Client) -> bool:
+        """Takes over the connection of a call that has ended; False if it has, too."""
+        if client._transport.is_closing():
+            return False
+        self.connection_made(client._transport)
+        client._transport.set_protocol(self)
+        return True
 
     def ask(self, request: bytes) -> None:
         self.asked_ns = time.monotonic_ns()
@@ -97,22 +110,24 @@ def encode_request(plan: Plan, framing: Framing, port: int) -> bytes:
     ).encode()
 
 
-async def _connect(port: int, plan: Plan, unread_s: float, limit: asyncio.Semaphore) -> Client:
+async def connect(port: int, client: Client, *, small: bool = False) -> None:
+    """Gives `client` a connection of its own."""
     loop = asyncio.get_running_loop()
     sock = socket.socket()
     sock.setblocking(False)
-    if unread_s:
+    if small:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
-    async with limit:
-        await loop.sock_connect(sock, ("127.0.0.1", port))
-    _, client = await loop.create_connection(lambda: Client(plan, unread_s), sock=sock)
-    return client
+    await loop.sock_connect(sock, ("127.0.0.1", port))
+    await loop.create_connection(lambda: client, sock=sock)
+
+
+# --- Calls at once, or one after the other ------------------------------------------------------
 
 
 def _plans(arguments: argparse.Namespace) -> list[Plan]:
     gap_ms = arguments.gap_ms
     plans = [
-        Plan(call, arguments.deltas, gap_ms, phase_ms=call % gap_ms if gap_ms else 0)
+        Plan(call, arguments.deltas, gap_ms, 0 if arguments.in_turn else call % (gap_ms or 1))
         for call in range(arguments.calls)
     ]
     if arguments.heavy:
@@ -126,34 +141,93 @@ def _plans(arguments: argparse.Namespace) -> list[Plan]:
 
 
 async def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    limit = asyncio.Semaphore(CONNECTING)
     plans = _plans(arguments)
-    clients = await asyncio.gather(
-        *(
-            _connect(arguments.port, plan, 0.0 if plan.call else arguments.unread_s, limit)
-            for plan in plans
-        )
-    )
     requests = [encode_request(plan, arguments.framing, arguments.port) for plan in plans]
+    clients = [Client(plan, 0.0 if plan.call else arguments.unread_s) for plan in plans]
+    make = _in_turn if arguments.in_turn else _at_once
+    elapsed_s = await make(clients, requests, arguments)
+    _say("done")
+    answers = [_checked(each, arguments) for each in clients]
+    for client in clients:
+        if client.asked_ns:
+            client.close()
+    return _result(clients, answers, arguments, elapsed_s)
+
+
+async def _at_once(
+    clients: list[Client], requests: list[bytes], arguments: argparse.Namespace
+) -> float:
+    limit = asyncio.Semaphore(CONNECTING)
+
+    async def connect_one(client: Client) -> None:
+        async with limit:
+            small = bool(arguments.unread_s) and client.plan.call == 0
+            await connect(arguments.port, client, small=small)
+
+    await asyncio.gather(*map(connect_one, clients))
+    begun_ns = _begin()
+    for client, request in zip(clients, requests, strict=True):
+        client.ask(request)
+        if arguments.head_start_s and client.plan.call == 0:
+            await asyncio.sleep(arguments.head_start_s)
+    await asyncio.wait([client.over for client in clients], timeout=arguments.limit_s)
+    return (time.monotonic_ns() - begun_ns) / 1e9
+
+
+async def _in_turn(
+    clients: list[Client], requests: list[bytes], arguments: argparse.Namespace
+) -> float:
+    if not arguments.fresh:
+        await connect(arguments.port, clients[0])
+    begun_ns = _begin()
+    deadline_ns = begun_ns + arguments.limit_s * 1e9
+    before = clients[0]
+    for client, request in zip(clients, requests, strict=True):
+        since_ns = time.monotonic_ns()
+        kept = not arguments.fresh and (client is before or client.follow(before))
+        if not kept:
+            await connect(arguments.port, client)
+        client.ask(request)
+        # The call of somebody who has to connect begins with that.
+        client.asked_ns = since_ns
+        await asyncio.wait([client.over], timeout=(deadline_ns - since_ns) / 1e9)
+        if not client.over.done():
+            break
+        if arguments.fresh:
+            client.close()
+        before = client
+    return (time.monotonic_ns() - begun_ns) / 1e9
+
+
+def _begin() -> int:
+    """Waits for the word; returns when that was."""
     _say("connected")
     # Nothing goes on yet that could be held up by waiting here.
     if not sys.stdin.readline():
-        return {}
-    begun_ns = time.monotonic_ns()
-    for client, request in zip(clients, requests, strict=True):
-        client.ask(request)
-    await asyncio.wait([client.over for client in clients])
-    elapsed_s = (time.monotonic_ns() - begun_ns) / 1e9
-    _say("done")
-    for client in clients:
-        client.close()
-    return _result(clients, arguments, elapsed_s)
+        sys.exit(1)
+    return time.monotonic_ns()
+
+
+# --- What came of it ----------------------------------------------------------------------------
+
+
+def _checked(client: Client, arguments: argparse.Namespace) -> Answer:
+    if not client.reads and not client.over.done():
+        return Answer(errors=Counter({UNFINISHED: 1}))
+    answer = read_answer(client.plan, client.reads, arguments.framing)
+    if not client.over.done():
+        # What is missing was not lost: it was not waited for.
+        del answer.errors["lost"], answer.errors["cut off"]
+        answer.errors[UNFINISHED] += 1
+    return answer
 
 
 def _result(
-    clients: list[Client], arguments: argparse.Namespace, elapsed_s: float
+    clients: list[Client],
+    answers: list[Answer],
+    arguments: argparse.Namespace,
+    elapsed_s: float,
 ) -> dict[str, Any]:
-    answers = [read_answer(each.plan, each.reads, arguments.framing) for each in clients]
     deltas = sum(len(answer.sent_ns) for answer in answers)
     heavy = {}
     measured = list(zip(clients, answers, strict=True))
@@ -161,13 +235,17 @@ def _result(
         client, answer = measured.pop(0)
         ahead = sum(sent_ns < client.read_again_ns for sent_ns in answer.sent_ns)
         heavy = {"sent_while_unread_bytes": ahead * client.plan.record_bytes}
+    # One after the other, each is all that is under way.
+    others = [answer for _, answer in measured]
+    together = [[answer] for answer in others] if arguments.in_turn else [others]
     return {
         "calls": len(clients),
         "deltas": deltas,
         "elapsed_s": elapsed_s,
         "deltas_per_s": deltas / elapsed_s,
-        "late_ms": percentiles(late_ms(answer for _, answer in measured)),
-        "steady_late_ms": percentiles(steady_late_ms([answer for _, answer in measured])),
+        "late_ms": percentiles(late_ms(others)),
+        "steady_late_ms": percentiles([ms for each in together for ms in steady_late_ms(each)]),
+        "gap_ms": percentiles(gaps_ms(others)),
         "first_delta_ms": percentiles(
             [
                 (answer.arrived_ns[0] - client.asked_ns) / 1e6 - client.plan.phase_ms
@@ -194,6 +272,10 @@ def _main() -> None:
     parser.add_argument("--gap-ms", type=int, required=True)
     parser.add_argument("--heavy", type=int, default=0)
     parser.add_argument("--unread-s", type=float, default=0.0)
+    parser.add_argument("--head-start-s", type=float, default=0.0)
+    parser.add_argument("--in-turn", action="store_true")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--limit-s", type=float, default=3600.0)
     arguments = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

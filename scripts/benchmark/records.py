@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import inf
 from typing import Literal
 
@@ -26,6 +26,7 @@ MAX_NUMBER = 0xFFFF
 _RECORD = re.compile(rb"([0-9a-f]{4}) ([0-9a-f]{4}) ([0-9a-f]{16});x*")
 _PROMPT = re.compile(
     rb"benchmark call=(\d+) deltas=(\d+) gap_ms=(\d+) phase_ms=(\d+) record_bytes=(\d+)"
+    rb" silent_after=(\d+)"
 )
 
 Framing = Literal["chat", "completions", "plain"]
@@ -43,6 +44,7 @@ class Plan:
         gap_ms: between two deltas; 0 is as fast as the connection takes them.
         phase_ms: before the first one, so that calls at once do not speak in chorus.
         record_bytes: the length of a delta's text, filled up with x.
+        silent_after: so many deltas upstream says nothing until it is told to go on; 0 is never.
     """
 
     call: int
@@ -50,11 +52,13 @@ class Plan:
     gap_ms: int
     phase_ms: int = 0
     record_bytes: int = RECORD_BYTES
+    silent_after: int = 0
 
     def prompt(self) -> str:
         return (
             f"benchmark call={self.call} deltas={self.deltas} gap_ms={self.gap_ms}"
             f" phase_ms={self.phase_ms} record_bytes={self.record_bytes}"
+            f" silent_after={self.silent_after}"
         )
 
     @classmethod
@@ -123,6 +127,20 @@ def steady_late_ms(answers: Sequence[Answer]) -> list[float]:
     return late_ms(begun, all_begun_ns, first_over_ns)
 
 
+def gaps_ms(answers: Iterable[Answer]) -> list[float]:
+    """How long each delta but the first came after the one before it, of the same call."""
+    return [
+        (later_ns - earlier_ns) / 1e6
+        for answer in answers
+        for earlier_ns, later_ns in pairwise(answer.arrived_ns)
+    ]
+
+
+def has_delta(raw: bytes) -> bool:
+    """Whether there is a whole record in what was read."""
+    return _RECORD.search(raw) is not None
+
+
 def _check_order(plan: Plan, records: Sequence[re.Match[bytes]], errors: Counter[str]) -> None:
     seen: set[int] = set()
     highest = -1
@@ -145,6 +163,8 @@ def _dechunk(raw: bytes) -> tuple[list[tuple[int, int]], bool]:
     """Where in a response the pieces of its body are (start, size), and whether it is whole."""
     pieces: list[tuple[int, int]] = []
     at = raw.find(b"\r\n\r\n") + 4
+    if at < 4:
+        return pieces, False  # not even a whole head
     while (line_end := raw.find(b"\r\n", at)) >= 0:
         size = int(raw[at:line_end], 16)
         if size == 0:

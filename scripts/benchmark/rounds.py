@@ -9,17 +9,22 @@ simulator and load generator, which should not be what is measured.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .child import Child, ChildFailed, cpu_s, pss_kib, wakes
+from .load import UNFINISHED
 from .peers import Bench, Peer
 
 # How often memory is looked at while a load is on; only where its growth is asked for.
 SAMPLE_S = 0.25
 # However slow a peer is, it is given up on after this and ten times what the pace asks for.
 LIMIT_S = 60.0
+# One that was given up on still works on what it was asked: it is calm below this share of a core.
+CALM_SHARE = 0.05
+CALM_LIMIT_S = 60.0
 WARM_UP_DELTAS = 20
 
 
@@ -30,6 +35,9 @@ class Load:
     Attributes:
         heavy: deltas of a heavy first call, if there is to be one.
         unread_s: how long that one is left unread.
+        head_start_s: how long before the others it begins.
+        in_turn: calls are made one after the other and not at once; on one connection, unless
+        fresh: each on a new connection, whose making counts as the call's.
     """
 
     calls: int
@@ -37,21 +45,41 @@ class Load:
     gap_ms: int
     heavy: int = 0
     unread_s: float = 0.0
+    head_start_s: float = 0.0
+    in_turn: bool = False
+    fresh: bool = False
 
     def warm_up(self) -> Load:
-        return replace(self, deltas=min(self.deltas, WARM_UP_DELTAS), heavy=0, unread_s=0.0)
+        return replace(
+            self, deltas=min(self.deltas, WARM_UP_DELTAS), heavy=0, unread_s=0.0, head_start_s=0.0
+        )
 
     @property
     def limit_s(self) -> float:
-        return LIMIT_S + 10 * self.unread_s + self.deltas * self.gap_ms / 100
+        turns = self.calls if self.in_turn else 1
+        return LIMIT_S + 10 * self.unread_s + turns * self.deltas * self.gap_ms / 100
+
+    def __str__(self) -> str:
+        how = "at once"
+        if self.in_turn:
+            how = (
+                f"one after the other on {'fresh connections' if self.fresh else 'one connection'}"
+            )
+        gap = f"{self.gap_ms} ms apart" if self.gap_ms else "without a gap"
+        return f"{self.calls} calls {how}, {self.deltas} deltas each, {gap}"
 
     def arguments(self) -> list[str]:
+        """What the load generator is told besides where."""
+        flags = {"--in-turn": self.in_turn, "--fresh": self.fresh}
         return [
+            *(flag for flag, is_set in flags.items() if is_set),
+            f"--limit-s={self.limit_s}",
             f"--calls={self.calls}",
             f"--deltas={self.deltas}",
             f"--gap-ms={self.gap_ms}",
             f"--heavy={self.heavy}",
             f"--unread-s={self.unread_s}",
+            f"--head-start-s={self.head_start_s}",
         ]
 
 
@@ -65,6 +93,7 @@ class Measurement:
         wakes: by group, how often it slept: a machine's other load changes that less than CPU time.
         pss_kib: by group, at the end.
         growth_kib: by group, the most that it held above what it held before; if sampled.
+        load: what this was measured under.
     """
 
     peer: str
@@ -73,6 +102,7 @@ class Measurement:
     wakes: dict[str, int]
     pss_kib: dict[str, int | None]
     growth_kib: dict[str, int]
+    load: Load
 
 
 def interleaved(
@@ -93,7 +123,8 @@ def measure(bench: Bench, peer: Peer, load: Load, *, sample_memory: bool = False
     """One load on one peer.
 
     Raises:
-        ChildFailed: it did not come to its end.
+        ChildFailed: a process ended, or kept silent. A peer that is too slow is no failure: its
+            calls are unfinished, and the result says so.
     """
     arguments = [f"--port={peer.port}", f"--framing={peer.framing}", *load.arguments()]
     with Child.module("load", *arguments) as generator:
@@ -108,14 +139,28 @@ def measure(bench: Bench, peer: Peer, load: Load, *, sample_memory: bool = False
         before = {name: cpu_s(pids) for name, pids in groups.items()}
         generator.say("go")
         if sample_memory:
-            sampler.watch(generator, load.limit_s)
+            sampler.watch(generator, load.limit_s + LIMIT_S)
         else:
-            _expect(generator, "done", load.limit_s)
+            _expect(generator, "done", load.limit_s + LIMIT_S)
         used = {name: cpu_s(pids) - before[name] for name, pids in groups.items()}
         woken = {name: wakes(pids) - slept[name] for name, pids in groups.items()}
         memory = {name: pss_kib(pids) for name, pids in peer.groups.items()}
         result = json.loads(generator.line(LIMIT_S))
-    return Measurement(peer.name, result, used, woken, memory, sampler.growth_kib)
+    if UNFINISHED in result["errors"]:
+        await_calm(peer)
+    return Measurement(peer.name, result, used, woken, memory, sampler.growth_kib, load)
+
+
+def await_calm(peer: Peer) -> None:
+    """Waits until a peer that was given up on does nothing any more, so that the next one can."""
+    pids = [pid for group in peer.groups.values() for pid in group]
+    deadline_s = time.monotonic() + CALM_LIMIT_S
+    used_s = cpu_s(pids)
+    while time.monotonic() < deadline_s:
+        time.sleep(1.0)
+        before_s, used_s = used_s, cpu_s(pids)
+        if used_s - before_s < CALM_SHARE:
+            return
 
 
 def _expect(generator: Child, expected: str, limit_s: float) -> None:

@@ -3,7 +3,8 @@
 The prompt says how many deltas, how far apart (records.Plan). An event is made once per call but
 for its number and time, so that a delta costs a format and a write. Paced deltas leave on ticks of
 a millisecond, which is as fine as libuv's timers are: of 100 calls with a delta per 10 ms, ten
-speak in every tick. A call that its reader holds up is not caught up on later.
+speak in every tick. A call that its reader holds up is not caught up on later. One whose plan says
+so falls silent midway, and all such calls go on when a line comes from stdin.
 
 Prints its port, and ends when its stdin does.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 import time
 from collections import defaultdict
@@ -48,9 +50,10 @@ def _delta_format(record_bytes: int) -> bytes:
 
 
 class Ticks:
-    """Whose turn it is at which millisecond."""
+    """Whose turn it is at which millisecond, and who is silent until told to go on."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.silent: list[Connection] = []
         self._loop = loop
         self._due: defaultdict[int, list[Connection]] = defaultdict(list)
         self._next = 0
@@ -63,6 +66,11 @@ class Ticks:
             self._next = self.now()
             self._loop.call_soon(self._tick)
         self._due[max(tick, self._next)].append(connection)
+
+    def go_on(self) -> None:
+        silent, self.silent = self.silent, []
+        for connection in silent:
+            connection.go_on()
 
     def _tick(self) -> None:
         now = self.now()
@@ -131,6 +139,8 @@ class Connection(asyncio.Protocol):
         if self._number == plan.deltas:
             self._speaking = False
             self._transport.write(_END)
+        elif self._number == plan.silent_after:
+            self._ticks.silent.append(self)
         else:
             self._tick += plan.gap_ms
             self._next()
@@ -140,6 +150,9 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        self.go_on()
+
+    def go_on(self) -> None:
         if self._speaking:
             self._tick = self._ticks.now()
             self._next()
@@ -152,7 +165,14 @@ async def _serve() -> None:
         lambda: Connection(loop, ticks), "127.0.0.1", 0, backlog=BACKLOG
     )
     over = asyncio.Event()
-    loop.add_reader(sys.stdin.fileno(), over.set)
+
+    def told() -> None:
+        if os.read(sys.stdin.fileno(), 4096):
+            ticks.go_on()
+        else:
+            over.set()
+
+    loop.add_reader(sys.stdin.fileno(), told)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     await over.wait()
