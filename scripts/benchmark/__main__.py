@@ -11,23 +11,27 @@ import contextlib
 import resource
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import bulk, endurance, flood, latency, plots, profiler, quick, report, sdk, slow, start
+from . import (
+    bulk,
+    endurance,
+    flood,
+    latency,
+    plots,
+    quick,
+    report,
+    sdk,
+    silent,
+    slow,
+    start,
+)
 from .child import ChildFailed
-from .peers import NAMES, RAW, running
+from .peers import ALL_NAMES, NAMES
 from .records import MAX_NUMBER
-from .rounds import Load, Measurement, interleaved
-
-# Scenarios of one shape: calls at once, deltas each, gap in ms.
-SCENARIOS = {
-    "busy": (Load(100, 200, 10), "calls at once through one channel"),
-    "crowd": (Load(1000, 100, 50), "very many calls at once"),
-    "flat": (Load(64, 500, 0), "as fast as it goes, one event per write"),
-}
+from .scenario import SCENARIOS
+from .scenario import run as run_scenario
 
 
 def main() -> int:
@@ -55,25 +59,6 @@ def main() -> int:
     return 1 if errors else 0
 
 
-def _scenario(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    load = Load(arguments.calls, arguments.deltas, arguments.gap)
-    report.write(f"{load.calls} calls at once, {load.deltas} deltas each, {load.gap_ms} ms apart")
-    measurements: list[Measurement] = []
-    with running(arguments.peers) as bench:
-        measurements += interleaved(bench, load, arguments.rounds, report.progress)
-        write_tables(measurements)
-        if arguments.profile:
-            profiler.profile(bench, load)
-    content = {"load": asdict(load), "measurements": [asdict(each) for each in measurements]}
-    return content, any(each.result["errors"] for each in measurements)
-
-
-def write_tables(measurements: Sequence[Measurement]) -> None:
-    report.write(f"\n{report.cost_table(measurements)}\n\n{report.latency_table(measurements)}")
-    if added := report.added_line(measurements):
-        report.write(f"\n{added}")
-
-
 # --- Arguments ----------------------------------------------------------------------------------
 
 
@@ -82,20 +67,28 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/bench", description="What relaying costs, measured on loopback."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (load, what) in SCENARIOS.items():
-        command = _command(commands, name, what, _scenario, rounds=3)
+    for name, scenario in SCENARIOS.items():
+        command = _command(commands, name, scenario.what, run_scenario, 5, scenario.letter)
+        load = scenario.load
+        command.set_defaults(scenario=name, fresh=False)
         command.add_argument("--calls", type=_count, default=load.calls, help="[%(default)s]")
         command.add_argument("--deltas", type=_count, default=load.deltas, help="[%(default)s]")
-        command.add_argument("--gap", type=_gap_ms, default=load.gap_ms, help="as 10ms, or 0")
-        command.add_argument(
-            "--peers", type=_peers, default=NAMES, help="[direct,tunnel,relay]; or raw"
-        )
+        what = "as 10ms, or 0; several, with commas, are measured one by one"
+        command.add_argument("--gap", type=_gaps_ms, default=scenario.gaps_ms, help=what)
+        _peers_argument(command)
         command.add_argument(
             "--profile", action="store_true", help="one more round of the relay under py-spy"
         )
-    command = _command(commands, "latency", "one delta per 100 ms, curl besides", latency.run, 3)
+        if load.in_turn:
+            what = "connect for each call, which counts as its time; else one connection is kept"
+            command.add_argument("--fresh", action="store_true", help=what)
+    command = _command(commands, "open", "calls open while upstream is silent", silent.run, 5, "e")
+    command.add_argument("--calls", type=_counts, default=silent.CALLS, help="[2000,10000]")
+    _peers_argument(command)
+    what = "one that does not read, among 100 calls"
+    _peers_argument(_command(commands, "slow", what, slow.run, 5, "f"))
+    command = _command(commands, "latency", "one delta per 100 ms, curl besides", latency.run, 5)
     command.add_argument("--deltas", type=_count, default=50, help="[%(default)s]")
-    _command(commands, "slow", "200 calls, one of them unread for 5 s", slow.run, rounds=2)
     what = "prompts beside ten thousand connections that ask for nothing"
     command = _command(commands, "flood", what, flood.run, rounds=1)
     command.add_argument("--idle", type=_count, default=flood.IDLE, help="[%(default)s]")
@@ -117,12 +110,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, what: str, run: Any, rounds: int) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
+def _command(
+    commands: Any, name: str, what: str, run: Any, rounds: int, letter: str = ""
+) -> argparse.ArgumentParser:
+    aliases = [letter] if letter else []
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=what, aliases=aliases
+    )
     command.set_defaults(run=run)
     command.add_argument("--rounds", type=_count, default=rounds, help="[%(default)s]")
     command.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     return command
+
+
+def _peers_argument(command: argparse.ArgumentParser) -> None:
+    what = f"of {', '.join(ALL_NAMES)} [{','.join(NAMES)}]"
+    command.add_argument("--peers", type=_peers, default=NAMES, metavar="NAMES", help=what)
 
 
 def _count(text: str) -> int:
@@ -132,16 +135,21 @@ def _count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to {MAX_NUMBER}")
 
 
-def _gap_ms(text: str) -> int:
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(map(_count, text.split(",")))
+
+
+def _gaps_ms(text: str) -> tuple[int, ...]:
     with contextlib.suppress(ValueError):
-        if 0 <= int(text.removesuffix("ms")) <= 60_000:
-            return int(text.removesuffix("ms"))
+        gaps_ms = tuple(int(each.removesuffix("ms")) for each in text.split(","))
+        if all(0 <= gap_ms <= 60_000 for gap_ms in gaps_ms):
+            return gaps_ms
     raise argparse.ArgumentTypeError(f"{text!r} is no gap: 0, or whole milliseconds as 10ms")
 
 
 def _peers(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if unknown := set(names) - {*NAMES, RAW}:
+    if unknown := set(names) - set(ALL_NAMES):
         raise argparse.ArgumentTypeError(f"no peer: {', '.join(unknown)}")
     return names
 

@@ -29,9 +29,9 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     with running(NAMES) as bench:
         measurements = list(interleaved(bench, load, arguments.rounds, report.progress))
         curl = _curl_rounds(bench, load, arguments.rounds)
-    report.write(f"\n{report.latency_table(measurements)}")
-    if added := report.added_line(measurements):
-        report.write(f"\n{added}")
+    report.write(f"\n{report.latency_table(measurements)}\n\n{report.rate_table(measurements)}")
+    if added := report.added_table(measurements):
+        report.write(f"\n{added}\n")
     if curl:
         figures = ", ".join(
             f"{name} {over_rounds([each['late_ms'][name] for each in curl], 2)}"

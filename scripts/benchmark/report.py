@@ -20,7 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .figures import over_rounds
+from . import proxied
+from .figures import PERCENTILES, ms_over_rounds, over_rounds
+from .peers import Bench
 from .rounds import Measurement, by_peer
 
 _PACKAGES = ("asyncssh", "uvloop", "openai", "aiohttp", "httpx2", "jiter")
@@ -48,6 +50,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), rule, *(line(row) for row in rows)])
 
 
+def left_out(bench: Bench) -> None:
+    """Says which peers are not measured although they were asked for, and why."""
+    for name, why in bench.left_out.items():
+        write(f"{name} is left out: {why}")
+
+
 # --- Machine ------------------------------------------------------------------------------------
 
 
@@ -60,16 +68,20 @@ def machine() -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
         "openssh": _said("ssh", "-V"),
+        "nginx": _said(proxied.nginx_program(), "-v"),
+        "litellm": proxied.litellm_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 
 
 def machine_line(known: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{k} {v}" for k, v in known["packages"].items() if v)
+    litellm = f"LiteLLM {known['litellm']}" if known["litellm"] else "no LiteLLM"
     return (
         f"{known['cores']} cores of {known['cpu']}, {known['system']},"
         f" load average {known['load_average'][0]};\n"
-        f"Python {known['python']}, {known['openssh']}, {packages}"
+        f"Python {known['python']}, {known['openssh']}, {packages};\n"
+        f"{known['nginx'] or 'no nginx'}, {litellm}"
     )
 
 
@@ -93,8 +105,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _said(program: str, *arguments: str) -> str | None:
-    path = shutil.which(program)
+def _said(program: str | None, *arguments: str) -> str | None:
+    path = shutil.which(program) if program else None
     if path is None:
         return None
     ran = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
@@ -103,15 +115,14 @@ def _said(program: str, *arguments: str) -> str | None:
 
 # --- Tables of measurements ---------------------------------------------------------------------
 
-# "steady" is of the time when all calls were under way, "late" of all deltas.
-_SHORT = {"steady_late_ms": "steady ms", "late_ms": "late ms"}
-_LATENCIES = (
-    ("steady_late_ms", "p50"),
-    ("steady_late_ms", "p99"),
-    ("late_ms", "p50"),
-    ("late_ms", "p99"),
-    ("late_ms", "max"),
-)
+# "steady" is of deltas sent while all calls were under way, "late" of all; a gap is the time
+# between two arrivals of the same call.
+LATENCIES = {
+    "first_delta_ms": "first delta ms",
+    "late_ms": "late ms",
+    "steady_late_ms": "steady late ms",
+    "gap_ms": "gap ms",
+}
 
 
 def cost_table(measurements: Sequence[Measurement]) -> str:
@@ -131,44 +142,56 @@ def cost_table(measurements: Sequence[Measurement]) -> str:
 
 
 def latency_table(measurements: Sequence[Measurement]) -> str:
-    """How late deltas came, how many, and what was wrong."""
+    """How late deltas came, and how evenly: a figure of all peers below each other."""
+    results = {peer: results_of(rounds) for peer, rounds in by_peer(measurements).items()}
+    rows = [
+        [title, peer, *percentile_cells(found, of)]
+        for of, title in LATENCIES.items()
+        for peer, found in results.items()
+    ]
+    return table(["", "peer", *PERCENTILES], rows)
+
+
+def rate_table(measurements: Sequence[Measurement]) -> str:
+    """How many deltas came, and what was wrong."""
     rows = []
     for peer, rounds in by_peer(measurements).items():
-        results = [each.result for each in rounds]
-        rows.append(
-            [
-                peer,
-                *(over_rounds([r[of].get(name) for r in results], 2) for of, name in _LATENCIES),
-                over_rounds([r["first_delta_ms"].get("p50") for r in results], 2),
-                over_rounds([r["deltas_per_s"] for r in results], 0),
-                errors_text(results),
-            ]
-        )
-    latencies = [f"{_SHORT[of]} {name}" for of, name in _LATENCIES]
-    head = ["peer", *latencies, "first delta ms p50", "deltas/s", "errors"]
-    return table(head, rows)
+        results = results_of(rounds)
+        rate = over_rounds([each["deltas_per_s"] for each in results], 0)
+        rows.append([peer, rate, errors_text(results)])
+    return table(["peer", "deltas/s", "errors"], rows)
 
 
-def added_line(measurements: Sequence[Measurement]) -> str | None:
+def added_table(measurements: Sequence[Measurement]) -> str | None:
     """What each peer adds to the latency of the direct way, round by round."""
     peers = by_peer(measurements)
     direct = peers.pop("direct", None)
     if not direct or not peers:
         return None
-    parts = []
+    wanted = [(of, name) for of in ("first_delta_ms", "steady_late_ms") for name in ("p50", "p99")]
+    rows = []
     for peer, rounds in peers.items():
-        for name in ("p50", "p99"):
-            added = [
-                _steady(mine).get(name, 0) - _steady(its).get(name, 0)
-                for mine, its in zip(rounds, direct, strict=True)
-            ]
-            parts.append(f"{peer} {name} {over_rounds(added, 2)}")
-    return f"Added to direct while all calls are under way, ms: {', '.join(parts)}"
+        pairs = [(mine.result, its.result) for mine, its in zip(rounds, direct, strict=True)]
+        rows.append([peer, *(ms_over_rounds(_added(pairs, of, name)) for of, name in wanted)])
+    heads = [f"{LATENCIES[of]} {name}" for of, name in wanted]
+    return f"Added to direct:\n\n{table(['peer', *heads], rows)}"
 
 
-def _steady(measurement: Measurement) -> dict[str, float]:
-    late: dict[str, float] = measurement.result["steady_late_ms"]
-    return late
+def results_of(rounds: Sequence[Measurement]) -> list[dict[str, Any]]:
+    return [each.result for each in rounds]
+
+
+def percentile_cells(results: Sequence[Mapping[str, Any]], of: str) -> list[str]:
+    return [ms_over_rounds([each[of].get(name) for each in results]) for name in PERCENTILES]
+
+
+def _added(
+    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], of: str, name: str
+) -> list[float | None]:
+    return [
+        mine[of][name] - its[of][name] if name in mine[of] and name in its[of] else None
+        for mine, its in pairs
+    ]
 
 
 def errors_text(results: Sequence[Mapping[str, Any]]) -> str:
