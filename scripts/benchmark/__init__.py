@@ -2,6 +2,7 @@
 
     load -> front-end -> sshd -> runner -> simulator        every arrow is loopback
     load -> ssh -L ----> sshd -----------> simulator        the peers, in the same run
+    load -> nginx or LiteLLM -> ssh -L -> sshd -> simulator
     load --------------------------------> simulator
 
 The simulator stamps each delta with a number and the time; the load generator checks the first and

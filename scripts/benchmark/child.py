@@ -141,8 +141,15 @@ class Child:
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """The CPU seconds that these processes have used since they began."""
-    return sum(time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED) for pid in pids)
+    """The CPU seconds that these processes have used since they began.
+
+    Raises:
+        ChildFailed: one of them has ended.
+    """
+    try:
+        return sum(time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED) for pid in pids)
+    except OSError as error:
+        raise ChildFailed("a process ended while it was measured") from error
 
 
 def wakes(pids: Iterable[int]) -> int:

@@ -148,7 +148,7 @@ def _cpu_s(peer: Peer) -> dict[str, float | None]:
     for name, pids in peer.groups.items():
         try:
             found[name] = cpu_s(pids)
-        except OSError:
+        except ChildFailed:
             found[name] = None
     return found
 
