@@ -10,13 +10,19 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, Protocol
 
+# With the empty line behind it.
 MAX_HEAD_BYTES = 64 * 1024
-# A chunk's size with its extensions, or a trailer.
+# A chunk's size with its extensions, or a trailer; with its line end.
 MAX_LINE_BYTES = 16 * 1024
 
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_BEGIN = b"HTTP/1."
+_HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\r\n]*))?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+# Spaces around the value are stripped elsewhere: a pattern for them would go back and forth in a
+# long row of them for hours, and hold up every call meanwhile.
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
+# A header's line that goes on in the next one (RFC 9112, section 5.2), as old servers have it.
+_FOLD = re.compile(rb"\r?\n[ \t]+")
 _CHUNK_LINE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
@@ -82,27 +88,39 @@ class HeadReader:
         """
         self.rest += data
         while (end := _HEAD_END.search(self.rest)) is not None:
+            _limit(end.end())
             head = _parse(self.rest[: end.start()])
             self.rest = self.rest[end.end() :]
             if head is not None:
                 return head
-        if len(self.rest) > MAX_HEAD_BYTES:
-            raise NotHTTP(f"a head of more than {MAX_HEAD_BYTES} bytes")
+        _limit(len(self.rest) + 1)
+        # Of what speaks another protocol an empty line may never come.
+        if not self.rest.startswith(_BEGIN[: len(self.rest)]):
+            raise _no_status_line(self.rest)
         return None
 
 
+def _limit(head_bytes: int) -> None:
+    if head_bytes > MAX_HEAD_BYTES:
+        raise NotHTTP(f"a head of more than {MAX_HEAD_BYTES} bytes")
+
+
+def _no_status_line(text: bytes) -> NotHTTP:
+    return NotHTTP(f"{text[:40]!r} in the place of a status line")
+
+
 def _parse(text: bytes) -> Head | None:
-    first, *lines = text.split(b"\n")
-    matched = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
+    first, _, lines = text.partition(b"\n")
+    matched = _STATUS_LINE.fullmatch(first.removesuffix(b"\r"))
     if matched is None:
-        raise NotHTTP(f"{first[:40]!r} in the place of a status line")
+        raise _no_status_line(first)
     minor, status = int(matched[1]), int(matched[2])
     fields: Fields = []
-    for line in lines:
-        field = _FIELD.fullmatch(line.rstrip(b"\r"))
+    for line in _FOLD.sub(b" ", lines).split(b"\n") if lines else ():
+        field = _FIELD.fullmatch(line.removesuffix(b"\r"))
         if field is None:
             raise NotHTTP(f"{line[:40]!r} in the place of a header")
-        fields.append((field[1], field[2]))
+        fields.append((field[1], field[2].strip(b" \t")))
     if status == 101:
         raise NotHTTP("it switches to a protocol that nobody asked for")
     if status < 200:
@@ -110,8 +128,15 @@ def _parse(text: bytes) -> Head | None:
     options = [option.strip().lower() for option in _joined(fields, b"connection").split(b",")]
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     decoder = _decoder(status, fields)
-    keep_alive = keep_alive and not isinstance(decoder, UntilClosed)
+    if isinstance(decoder, UntilClosed) or _doubtful(minor, fields):
+        keep_alive = False
     return Head(status, matched[3] or b"", fields, keep_alive, decoder)
+
+
+def _doubtful(minor: int, fields: Fields) -> bool:
+    """Whether something on the way may have read another length (RFC 9112, section 6.1)."""
+    names = {name.lower() for name, _ in fields}
+    return b"transfer-encoding" in names and (minor == 0 or b"content-length" in names)
 
 
 def _joined(fields: Fields, name: bytes) -> bytes:
@@ -122,16 +147,26 @@ def _decoder(status: int, fields: Fields) -> BodyDecoder:
     """By RFC 9112, section 6.3, for a request that was neither HEAD nor CONNECT."""
     if status in (204, 304):
         return Counted(0)
-    if coding := _joined(fields, b"transfer-encoding"):
-        if coding.strip().lower() != b"chunked":
-            raise NotHTTP(f"Transfer-Encoding {coding[:40]!r}")
+    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
+    if codings:
+        if [coding.lower() for coding in codings] != [b"chunked"]:
+            raise NotHTTP(f"Transfer-Encoding {b', '.join(codings)[:40]!r}")
         return Chunked()
-    lengths = {length.strip() for length in _joined(fields, b"content-length").split(b",")}
-    if lengths == {b""}:
+    given = [value for name, value in fields if name.lower() == b"content-length"]
+    if not given:
         return UntilClosed()
+    lengths = {length.strip(b" \t") for length in b",".join(given).split(b",")}
     if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
         raise NotHTTP("more than one Content-Length, or one that is no number")
     return Counted(int(length))
+
+
+def _long_line() -> NotHTTP:
+    return NotHTTP(f"a line of more than {MAX_LINE_BYTES} bytes between chunks")
+
+
+# In the place of a chunk's length: the last one has come.
+_TRAILERS = -1
 
 
 class Chunked:
@@ -142,7 +177,6 @@ class Chunked:
         self.rest = b""
         # Of the chunk under way, with the line end behind it; 0 between two chunks.
         self._left = 0
-        self._in_trailers = False
 
     def feed(self, data: bytes) -> bytes:
         if self.rest:
@@ -174,24 +208,26 @@ class Chunked:
             self._take_line(data[at:line_end])
             at = line_end
         self.rest = data[at:]
-        if len(self.rest) > MAX_LINE_BYTES and not self.done:
-            raise NotHTTP(f"a line of more than {MAX_LINE_BYTES} bytes between chunks")
+        if len(self.rest) >= MAX_LINE_BYTES and not self.done:
+            raise _long_line()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _take_line(self, line: bytes) -> None:
-        if self._left:
+        if self._left > 0:
             if line != b"\r\n":
                 raise NotHTTP("a chunk that is longer than its size")
             self._left = 0
-        elif self._in_trailers:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            raise _long_line()
+        if self._left == _TRAILERS:
             self.done = line in (b"\r\n", b"\n")
-        else:
-            size = _CHUNK_LINE.fullmatch(line)
-            if size is None:
-                raise NotHTTP(f"{line[:40]!r} in the place of a chunk's size")
-            length = int(size[1], 16)
-            self._in_trailers = not length
-            self._left = length + 2 if length else 0
+            return
+        size = _CHUNK_LINE.fullmatch(line)
+        if size is None:
+            raise NotHTTP(f"{line[:40]!r} in the place of a chunk's size")
+        length = int(size[1], 16)
+        self._left = length + 2 if length else _TRAILERS
 
     def end(self) -> None:
         if not self.done:
