@@ -25,6 +25,7 @@ from .reply import Sink
 # Of a body that nobody has asked for yet: then upstream waits.
 HELD_BYTES = 64 * 1024
 _LAST_CHUNK = b"0\r\n\r\n"
+_NO_ANSWER = "the connection ended without an answer"
 
 
 class Connection(asyncio.Protocol):
@@ -73,6 +74,9 @@ class Connection(asyncio.Protocol):
         Raises:
             httpx2.TransportError: no answer came.
         """
+        if not self.usable:
+            # As good as lost before anybody waited: connection_lost() would find nobody to tell.
+            raise httpx2.RemoteProtocolError(_NO_ANSWER)
         self._reader = HeadReader()
         self._head = self._loop.create_future()
         if isinstance(content, bytes):
@@ -149,19 +153,29 @@ class Connection(asyncio.Protocol):
     def _answered(self, clean: bool) -> None:
         """The answer is whole; not `clean` if something came behind it."""
         self._reader = self._head = self._body = None
-        if self._keep_alive and clean and (self._upload is None or self._upload.done()):
+        sent = self._upload is None or self._upload.done()
+        # What is left of a request that was answered early, upstream may never read.
+        sent = sent and not self._transport.get_write_buffer_size()
+        if self._keep_alive and clean and sent and self.usable:
             self._upload = None
             self.resume()
             self.idle_since_s = self._loop.time()
             self._on_idle(self)
         else:
-            self._transport.close()
+            self._transport.abort()
+
+    def eof_received(self) -> None:
+        # Nothing more can come, and close() would wait until upstream has read what is unsent.
+        self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_lost(self)
         self._writable.set()
+        if self._upload is not None:
+            # It may be waiting for its source, which nobody feeds once the call is over.
+            self._upload.cancel()
         if self._body is None:
-            how = str(exc) if exc else "the connection ended without an answer"
+            how = str(exc) if exc else _NO_ANSWER
             self._fail(httpx2.ReadError(how) if exc else httpx2.RemoteProtocolError(how))
         else:
             self._body.fail(httpx2.ReadError(str(exc)) if exc else self._body.cut_short())
@@ -209,34 +223,42 @@ class Body(httpx2.AsyncByteStream):
         Raises:
             httpx2.TransportError: it broke off.
         """
-        async for piece in self:
-            if not sink.take(piece):
-                await sink.ready()
-            if sink.done:
-                return
-            while not (self._held or self._over):
-                # From here on receive() gives it each piece in the callback that has read it.
-                self._sink = sink
-                try:
-                    await self._more()
-                finally:
-                    self._sink = None
-                await sink.ready()
-                if sink.done:
-                    return
+        while not (sink.done or self._ended()):
+            if self._held:
+                if not sink.take(self._next_held()):
+                    await sink.ready()
+                continue
+            # From here on receive() gives it each piece in the callback that has read it.
+            self._sink = sink
+            try:
+                await self._more()
+            finally:
+                self._sink = None
+            await sink.ready()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
+        while not self._ended():
             if self._held:
-                piece = self._held.popleft()
-                self._held_bytes -= len(piece)
-                yield piece
-            elif not self._over:
-                await self._more()
-            elif self._error is not None:
-                raise self._error
+                yield self._next_held()
             else:
-                return
+                await self._more()
+
+    def _ended(self) -> bool:
+        """Whether all has been read.
+
+        Raises:
+            Exception: how it broke off.
+        """
+        if self._held or not self._over:
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _next_held(self) -> bytes:
+        piece = self._held.popleft()
+        self._held_bytes -= len(piece)
+        return piece
 
     async def aclose(self) -> None:
         """The rest is not wanted: the connection ends, unless there is none."""

@@ -12,6 +12,7 @@ import contextlib
 import re
 import socket
 import ssl
+from collections.abc import Coroutine
 from ipaddress import ip_address
 from typing import Any
 
@@ -65,61 +66,111 @@ class Transport(httpx2.AsyncBaseTransport):
         """Closes all connections; what is under way on them breaks off."""
         self._idle.clear()
         for connection in list(self._open):
-            connection.close()
+            await connection.abort()
         await asyncio.sleep(0)  # the loop lets go of them in its next turn
 
     async def _connection(self, request: httpx2.Request) -> Connection:
         url = request.url
         if url.scheme not in _PORTS:
             raise httpx2.UnsupportedProtocol(f"no http or https in {url}")
-        origin = (url.scheme, url.host, url.port or _PORTS[url.scheme])
+        # Not url.host, which has another spelling for names that are not ASCII.
+        origin = (url.scheme, url.raw_host.decode(), url.port or _PORTS[url.scheme])
         now_s = asyncio.get_running_loop().time()
         idle = self._idle.get(origin, [])
         while idle:
             connection = idle.pop()
-            if connection.usable and now_s - connection.idle_since_s < MAX_IDLE_S:
+            if connection.usable and not _too_old(connection, now_s):
                 return connection
             connection.close()
         limit_s = request.extensions.get("timeout", {}).get("connect")
         try:
-            return await asyncio.wait_for(self._connect(origin), limit_s)
-        except (TimeoutError, asyncio.TimeoutError) as error:
-            raise httpx2.ConnectTimeout(f"no connection within {limit_s:g} s") from error
-        except (OSError, ssl.SSLError, UnicodeError) as error:
-            raise httpx2.ConnectError(str(error)) from error
+            return await _within(limit_s, self._connect(origin))
+        except _TooSlow as error:
+            raise httpx2.ConnectTimeout(str(error)) from error
+        except (OSError, UnicodeError) as error:
+            raise httpx2.ConnectError(str(error) or type(error).__name__) from error
 
     async def _connect(self, origin: Origin) -> Connection:
         scheme, host, port = origin
         loop = asyncio.get_running_loop()
         if scheme == "https" and self._tls is None:
-            self._tls = await loop.run_in_executor(None, httpx2.create_ssl_context)
-        tls: dict[str, Any] = (
-            {"ssl": self._tls, "server_hostname": host} if scheme == "https" else {}
-        )
+            self._tls = await loop.run_in_executor(None, _tls_context)
         addresses = await _addresses(host, port)
         while True:
-            address = addresses.pop(0)
-            connecting = loop.create_connection(
-                lambda: Connection(lambda idle: self._keep(origin, idle), self._open.discard),
-                address,
-                port,
-                **tls,
-            )
+            connecting = self._connect_to(addresses.pop(0), origin)
             try:
-                _, connection = await asyncio.wait_for(
-                    connecting, _ADDRESS_S if addresses else None
-                )
-                self._open.add(connection)
-                return connection
-            except (OSError, asyncio.TimeoutError):
+                return await _within(_ADDRESS_S if addresses else None, connecting)
+            except OSError:
                 if not addresses:
                     raise
 
+    async def _connect_to(self, address: str, origin: Origin) -> Connection:
+        scheme, host, port = origin
+        tls: dict[str, Any] = (
+            {"ssl": self._tls, "server_hostname": host} if scheme == "https" else {}
+        )
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(lambda idle: self._keep(origin, idle), self._lost),
+            address,
+            port,
+            **tls,
+        )
+        if connection.usable:  # or it has been lost meanwhile, which is told but once
+            self._open.add(connection)
+        return connection
+
     def _keep(self, origin: Origin, connection: Connection) -> None:
+        """It may be used again; those that have waited too long or longest go."""
         idle = self._idle.setdefault(origin, [])
-        if len(idle) >= MAX_IDLE:
+        while idle and (len(idle) >= MAX_IDLE or _too_old(idle[0], connection.idle_since_s)):
             idle.pop(0).close()
         idle.append(connection)
+
+    def _lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        for idle in self._idle.values():
+            if connection in idle:
+                idle.remove(connection)
+
+
+class _TooSlow(OSError):
+    """No connection within the limit."""
+
+
+async def _within(limit_s: float | None, connecting: Coroutine[Any, Any, Connection]) -> Connection:
+    """What `connecting` returns.
+
+    As asyncio.wait_for(), which before Python 3.12 may swallow a cancellation.
+
+    Raises:
+        _TooSlow: not within the limit.
+    """
+    task = asyncio.get_running_loop().create_task(connecting)
+    try:
+        await asyncio.wait([task], timeout=limit_s)
+        if not task.done():
+            raise _TooSlow(f"no connection within {limit_s:g} s")
+    except BaseException:
+        task.add_done_callback(_let_go)
+        task.cancel()
+        raise
+    return task.result()
+
+
+def _let_go(task: asyncio.Task[Connection]) -> None:
+    """Closes a connection that nobody waits for any more."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+def _too_old(idle: Connection, now_s: float) -> bool:
+    return now_s - idle.idle_since_s >= MAX_IDLE_S
+
+
+def _tls_context() -> ssl.SSLContext:
+    context = httpx2.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])  # as the SDK's own client does
+    return context
 
 
 async def _addresses(host: str, port: int) -> list[str]:
