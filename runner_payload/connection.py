@@ -13,6 +13,7 @@ chatting.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import cast
@@ -59,9 +60,20 @@ class Connection(asyncio.Protocol):
         self._upload: asyncio.Task[None] | None = None
 
     @property
-    def usable(self) -> bool:
-        """Whether another request may be sent."""
-        return not self._transport.is_closing()
+    def closing(self) -> bool:
+        """It has ended, or is about to."""
+        return self._transport.is_closing()
+
+    def quiet(self) -> bool:
+        """Whether another request may be sent: upstream has said nothing since, not even its end.
+
+        The loop would tell, too, but only in its next turn.
+        """
+        if self.closing:
+            return False
+        said = select.poll()
+        said.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not said.poll(0)
 
     async def ask(
         self, head: bytes, content: bytes | AsyncIterable[bytes], *, chunked: bool
@@ -74,7 +86,7 @@ class Connection(asyncio.Protocol):
         Raises:
             httpx2.TransportError: no answer came.
         """
-        if not self.usable:
+        if self.closing:
             # As good as lost before anybody waited: connection_lost() would find nobody to tell.
             raise httpx2.RemoteProtocolError(_NO_ANSWER)
         self._reader = HeadReader()
@@ -156,7 +168,7 @@ class Connection(asyncio.Protocol):
         sent = self._upload is None or self._upload.done()
         # What is left of a request that was answered early, upstream may never read.
         sent = sent and not self._transport.get_write_buffer_size()
-        if self._keep_alive and clean and sent and self.usable:
+        if self._keep_alive and clean and sent and not self.closing:
             self._upload = None
             self.resume()
             self.idle_since_s = self._loop.time()

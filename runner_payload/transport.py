@@ -42,6 +42,7 @@ class Transport(httpx2.AsyncBaseTransport):
         self._idle: dict[Origin, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._tls: ssl.SSLContext | None = None
+        self._making_tls = asyncio.Lock()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         head = _encode_head(request)
@@ -79,7 +80,7 @@ class Transport(httpx2.AsyncBaseTransport):
         idle = self._idle.get(origin, [])
         while idle:
             connection = idle.pop()
-            if connection.usable and not _too_old(connection, now_s):
+            if connection.quiet() and not _too_old(connection, now_s):
                 return connection
             connection.close()
         limit_s = request.extensions.get("timeout", {}).get("connect")
@@ -92,9 +93,8 @@ class Transport(httpx2.AsyncBaseTransport):
 
     async def _connect(self, origin: Origin) -> Connection:
         scheme, host, port = origin
-        loop = asyncio.get_running_loop()
         if scheme == "https" and self._tls is None:
-            self._tls = await loop.run_in_executor(None, _tls_context)
+            await self._make_tls()
         addresses = await _addresses(host, port)
         while True:
             connecting = self._connect_to(addresses.pop(0), origin)
@@ -103,6 +103,13 @@ class Transport(httpx2.AsyncBaseTransport):
             except OSError:
                 if not addresses:
                     raise
+
+    async def _make_tls(self) -> None:
+        """Reads the host's certificates: a third of a second, which many first calls share."""
+        async with self._making_tls:
+            if self._tls is None:
+                loop = asyncio.get_running_loop()
+                self._tls = await loop.run_in_executor(None, _tls_context)
 
     async def _connect_to(self, address: str, origin: Origin) -> Connection:
         scheme, host, port = origin
@@ -115,7 +122,7 @@ class Transport(httpx2.AsyncBaseTransport):
             port,
             **tls,
         )
-        if connection.usable:  # or it has been lost meanwhile, which is told but once
+        if not connection.closing:  # or it has been lost meanwhile, which is told but once
             self._open.add(connection)
         return connection
 

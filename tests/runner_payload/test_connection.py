@@ -660,6 +660,25 @@ def test_an_idle_connection_that_ends_or_says_something_unasked_is_not_asked_aga
     play(scene)
 
 
+@pytest.mark.parametrize("ending", ["close", "reset", "a byte"])
+def test_what_has_arrived_on_an_idle_connection_is_seen_before_the_loop_tells(
+    play: Play, ending: str
+) -> None:
+    async def scene(stage: Stage) -> None:
+        for _ in range(3):
+            body, peer = await stage.answered(HELLO)
+            assert await text_of(body) == b"hello"
+            if ending == "reset":
+                peer.reset()
+            elif ending == "close":
+                peer.close()
+            else:
+                peer.send(b"x")
+            await asyncio.sleep(0)  # it is the server's turn, and not yet ours
+
+    play(scene)
+
+
 @pytest.mark.parametrize("behind", [b"x", b"\r\n", HELLO])
 @pytest.mark.parametrize("framing", [HELLO, CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"])
 def test_what_stands_behind_an_answer_is_never_taken_for_the_next(
