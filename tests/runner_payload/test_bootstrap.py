@@ -40,6 +40,7 @@ from tests.helpers.upstream import (
     Finish,
     Pause,
     Raw,
+    Script,
     ScriptedUpstream,
     Silence,
     Status,
@@ -227,6 +228,41 @@ def test_hello_names_the_openai_that_is_installed_without_importing_it(tmp_path:
         assert "jiter" not in mapped_files(runner.pid)
 
     play(tmp_path, scene, payload.load())
+
+
+def test_a_host_that_has_uvloop_runs_on_it(tmp_path: Path) -> None:
+    async def scene(runner: BareRunner) -> None:
+        await runner.start()
+        assert "uvloop/loop" in mapped_files(runner.pid)
+
+    play(tmp_path, scene)
+
+
+def test_a_host_without_uvloop_answers_all_the_same(tmp_path: Path) -> None:
+    """Its interpreter is told that it has none."""
+    hiding, home = tmp_path / "hiding", tmp_path / "home"
+    for folder in (hiding, home):
+        folder.mkdir()
+    (hiding / "sitecustomize.py").write_text("import sys\nsys.modules['uvloop'] = None\n")
+    deltas = [str(number) for number in range(50)]
+    answered = "".join(deltas), End("stop")
+
+    async def scene() -> None:
+        script: Script = [*map(Delta, deltas), Finish(), Done()]
+        async with (
+            ScriptedUpstream(script) as upstream,
+            bare_runner(home, environment={"PYTHONPATH": str(hiding)}) as runner,
+        ):
+            await runner.start(upstream.base_url)
+            assert "uvloop/loop" not in mapped_files(runner.pid)
+            for call_id in [runner.call() for _ in range(20)]:
+                assert await runner.answer(call_id) == answered
+            assert await runner.answer(runner.call("x" * 300_000)) == answered
+            runner.end_stdin()
+            assert await runner.exit_status() == 0
+            assert runner.stderr == ""
+
+    asyncio.run(scene())
 
 
 def test_hello_says_how_many_calls_the_hosts_descriptors_allow(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from runner_payload import stdio
-from runner_payload.stdio import HIGH_WATER_BYTES, Stdio
+from runner_payload.stdio import HIGH_WATER_BYTES, PACE_S, Pace, Stdio
 
 LIMIT_S = 20.0
 ROOT = Path(__file__).parents[2]
@@ -123,10 +123,10 @@ def test_both_directions_carry_bytes(kind: object) -> None:
     on(kind, scene)
 
 
-def test_what_is_written_in_one_loop_turn_leaves_in_one_write(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    written: list[bytes] = []
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What each write to a channel's stdout has in it."""
+    pieces: list[bytes] = []
     writev = os.writev
 
     class Os:
@@ -134,11 +134,15 @@ def test_what_is_written_in_one_loop_turn_leaves_in_one_write(
             return getattr(os, name)
 
         def writev(self, descriptor: int, buffers: list[bytes]) -> int:
-            written.append(b"".join(buffers))
-            return writev(descriptor, buffers)
+            sent = writev(descriptor, buffers)
+            pieces.append(b"".join(buffers)[:sent])
+            return sent
 
     monkeypatch.setattr(stdio, "os", Os())
+    return pieces
 
+
+def test_what_is_written_in_one_loop_turn_leaves_in_one_write(written: list[bytes]) -> None:
     async def scene(channel: Channel) -> None:
         for letter in (b"a", b"b", b"c"):
             channel.stdio.write(letter)
@@ -262,6 +266,125 @@ def test_the_shared_open_file_blocks_again_after_close() -> None:
         assert not os.get_blocking(descriptor)
         channel.stdio.close()
         assert os.get_blocking(descriptor)
+
+    on(pipes, scene)
+
+
+# --- Pace ---------------------------------------------------------------------------------------
+
+
+def dense(*flushes: tuple[float, int]) -> list[bool]:
+    """Whether it is worth collecting after each of these: milliseconds since the last, writes."""
+    pace, now_s, said = Pace(), 1000.0, []
+    pace.count(0, now_s)
+    for after_ms, writes in flushes:
+        now_s += after_ms / 1000
+        pace.count(writes, now_s)
+        said.append(pace.dense)
+    return said
+
+
+def test_nothing_is_collected_before_there_is_much() -> None:
+    assert not Pace().dense
+    assert dense((1.0, 1), (1.0, 100), (1.0, 100)) == [False] * 3
+    assert not any(dense(*[(1.0, 1)] * 100))
+    assert not any(dense((10.1, 15), (100.0, 150), (1000.0, 1500)))
+
+
+def test_much_is_collected_from_ten_milliseconds_on_until_it_is_little_again() -> None:
+    assert dense(*[(1.001, 3)] * 10) == [False] * 9 + [True]
+    assert dense(*[(1.001, 3)] * 20, *[(1.001, 1)] * 10)[-11:] == [True] * 10 + [False]
+    assert dense((10.1, 30), (10.1, 30), (10.1, 5), (10.1, 30)) == [True, True, False, True]
+
+
+def test_after_a_long_silence_there_is_nothing_to_collect() -> None:
+    assert dense((10.1, 100), (60_000.0, 1)) == [True, False]
+
+
+def test_while_much_is_written_what_leaves_leaves_together_and_in_order(
+    written: list[bytes],
+) -> None:
+    async def scene(channel: Channel) -> None:
+        out = channel.stdio
+        out._pace.dense = True
+        begun_s = asyncio.get_running_loop().time()
+        sent = []
+        # Many turns of the loop, and none as long as what is waited for.
+        for number in range(50):
+            sent.append(b"%02d" % number)
+            out.write(sent[-1])
+            await asyncio.sleep(0)
+        if asyncio.get_running_loop().time() - begun_s < PACE_S:
+            assert written == []
+        assert await channel.read(100) == b"".join(sent)
+        assert len(written) < 10
+
+    on(pipes, scene)
+
+
+def test_what_waits_for_more_leaves_within_the_pace_and_alone_if_nothing_comes(
+    written: list[bytes],
+) -> None:
+    async def scene(channel: Channel) -> None:
+        loop = asyncio.get_running_loop()
+        called: list[float] = []
+        call_later = loop.call_later
+
+        def noted(delay_s: float, *what: Any, **how: Any) -> asyncio.TimerHandle:
+            called.append(delay_s)
+            return call_later(delay_s, *what, **how)
+
+        loop.call_later = noted  # type: ignore[method-assign,assignment]
+        channel.stdio._pace.dense = True
+        channel.stdio.write(b"alone")
+        channel.stdio.write(b", nearly")
+        assert await channel.read(13) == b"alone, nearly"
+        assert (called, written) == ([PACE_S], [b"alone, nearly"])
+        # What was counted since is little: the next leaves with its turn.
+        assert not channel.stdio._pace.dense
+        channel.stdio.write(b"at once")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert channel.read_now() == b"at once"
+        assert called == [PACE_S]
+
+    on(pipes, scene)
+
+
+def test_a_full_channel_loses_and_reorders_nothing_while_much_is_written(
+    written: list[bytes],
+) -> None:
+    async def scene(channel: Channel) -> None:
+        out, sent = channel.stdio, bytearray()
+        out._pace.dense = True
+        reading = asyncio.create_task(channel.read(5000 * 200))
+        for number in range(5000):
+            piece = b"%08d" % number * 25
+            sent += piece
+            out.write(piece)
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        await out.flushed()
+        assert await reading == sent
+        assert b"".join(written) == sent
+
+    on(pipes, scene)
+
+
+@pytest.mark.parametrize("ends", ["stdin", "close"])
+def test_what_waits_for_more_is_sent_before_the_end(ends: str) -> None:
+    async def scene(channel: Channel) -> None:
+        channel.stdio._pace.dense = True
+        channel.stdio.write(b"last words")
+        if ends == "close":
+            channel.stdio.close()
+        else:
+            os.close(channel.to)
+            await channel.until(lambda: channel.losses > 0)
+        assert channel.read_now() == b"last words"
+        channel.stdio._flush()  # the timer, which finds nothing to do
+        assert channel.losses == 1
+        assert channel.read_now() == b""
 
     on(pipes, scene)
 
