@@ -198,11 +198,16 @@ def test_an_answer_that_came_whole_before_it_is_read_leaves_its_connection_to_th
     play: Play, reader: Callable[[Body], Awaitable[bytes]]
 ) -> None:
     async def scene(stage: Stage) -> None:
-        first, peer = await stage.answered(HELLO)
+        # More than is read ahead, at once: but for its end, reading would stop here.
+        whole = b"x" * 2 * HELD_BYTES
+        first, peer = await stage.answered(OK + b"Content-Length: %d\r\n\r\n" % len(whole) + whole)
+        while not first._over:
+            first._connection.resume()
+            await asyncio.sleep(0)
         again = stage.asking()
         await peer.answer(OK + b"Content-Length: 3\r\n\r\nbye")
         second = await again
-        assert (await reader(second), await reader(first)) == (b"bye", b"hello")
+        assert (await reader(second), await reader(first)) == (b"bye", whole)
 
     play(scene)
 
@@ -223,6 +228,26 @@ def test_a_sink_that_is_full_stops_the_reading_and_goes_on_when_it_is_ready(play
         sink.empty(for_good=True)
         await pouring
         assert sink.taken == b"x" * whole
+
+    play(scene)
+
+
+def test_a_read_that_comes_before_anybody_waits_for_a_full_sink_is_held(play: Play) -> None:
+    """TLS may have several pieces ready in one turn of the loop."""
+
+    async def scene(stage: Stage) -> None:
+        body, _peer = await stage.answered(CHUNKED)
+        pouring = asyncio.create_task(body.pour(sink := Bin(room=1)))
+        await turns(2)
+        assert body._connection._transport.is_reading()
+        body.receive(b"1\r\na\r\n")
+        assert not body._connection._transport.is_reading()
+        body.receive(b"1\r\nb\r\n")
+        body.receive(b"0\r\n\r\n")
+        assert sink.taken == b"a"
+        sink.empty(for_good=True)
+        await pouring
+        assert sink.taken == b"ab"
 
     play(scene)
 
@@ -369,8 +394,24 @@ def test_a_connection_that_is_lost_before_it_is_asked_says_so_at_once(play: Play
     play(scene)
 
 
-def test_a_server_that_closes_whatever_it_accepts_is_an_error_each_time(play: Play) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_server_that_closes_whatever_it_accepts_is_an_error_each_time(
+    play: Play, late: bool
+) -> None:
     async def scene(stage: Stage) -> None:
+        loop: Any = asyncio.get_running_loop()
+        connect = loop.create_connection
+
+        async def connect_late(*where: Any, **how: Any) -> Any:
+            made = await connect(*where, **how)
+            while not made[0].is_closing():
+                await turns(1)
+            await turns(3)
+            return made
+
+        if late:  # as a busy loop does
+            loop.create_connection = connect_late
+
         async def close_all() -> None:
             while True:
                 (await stage.server.accept()).close()
@@ -520,6 +561,21 @@ def test_a_request_that_was_answered_unread_does_not_hold_its_connection(
         assert await text_of(other) == b"hello"
         assert len(await peer.gone()) < len(big)
         assert not streamed or source.ended.is_set()
+
+    play(scene)
+
+
+def test_an_answer_that_ends_with_its_half_of_the_connection_is_whole_though_nobody_reads(
+    play: Play,
+) -> None:
+    async def scene(stage: Stage) -> None:
+        asking = stage.asking(b"x" * (4 * 1024 * 1024))
+        peer = await stage.server.accept()
+        await peer.answer(OK + b"\r\nhello")
+        peer.writer.write_eof()
+        assert await text_of(await asking) == b"hello"
+        await turns()
+        assert not stage.transport._open
 
     play(scene)
 
