@@ -345,7 +345,7 @@ def outcome(portions: list[bytes], *, closed: bool) -> Read | str | None:
         return "not HTTP"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(BYTES, PLACES, st.booleans())
 def test_bytes_parse_or_are_not_http_and_nothing_else_and_the_same_in_any_split(
     data: bytes, places: list[int], closed: bool
@@ -402,7 +402,7 @@ def as_h11_reads(data: bytes) -> Read:
             return status, body, client.trailing_data[0], again
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(answers(), PLACES)
 def test_well_formed_answers_are_read_as_h11_reads_them(data: bytes, places: list[int]) -> None:
     assert read(cut(data, places), closed=True) == as_h11_reads(data)
