@@ -11,11 +11,9 @@ whatever is not alike.
 
 from __future__ import annotations
 
-import re
-
 # What stands for itself in a JSON string (RFC 8259, section 7) and in an event's line. ASCII alone:
 # of other bytes a parser has to say whether they are UTF-8.
-_plain = re.compile(rb"[ !#-\[\]-~]*").fullmatch
+_PLAIN = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
 # Some servers give each event something of its own. Looking at what has changed costs as much as
 # parsing, so it is done again only after so many events that were alike.
 _WORTH = 4
@@ -43,7 +41,7 @@ class Alike:
         at = self._before_bytes
         if event[:at] == self._before and event[-self._behind_bytes :] == self._behind:
             text = event[at : -self._behind_bytes]
-            if _plain(text) is not None:
+            if not text.translate(None, _PLAIN):
                 self._hits += 1
                 return text
         return None
@@ -59,7 +57,7 @@ class Alike:
             return None
         self._hits = 0
         quoted = b'"%b"' % text.encode("utf-8", "replace")
-        if not text or _plain(quoted[1:-1]) is None or event.count(quoted) != 1:
+        if not text or quoted[1:-1].translate(None, _PLAIN) or event.count(quoted) != 1:
             return None
         at = event.index(quoted) + 1
         self._before, self._behind = event[:at], event[at + len(text) :]

@@ -229,6 +229,11 @@ class Body(httpx2.AsyncByteStream):
 
     # --- For whoever reads it -------------------------------------------------------------------
 
+    @property
+    def over(self) -> bool:
+        """Nothing is still to come from upstream."""
+        return self._over
+
     async def pour(self, sink: Sink) -> None:
         """Gives `sink` all of it, or as much as it wants, as each read brings it.
 

@@ -73,6 +73,21 @@ class Head(NamedTuple):
     keep_alive: bool
     decoder: BodyDecoder
 
+    def headers(self) -> dict[str, str]:
+        """The fields, by their names in lower case; a name's values as one."""
+        found: dict[str, str] = {}
+        for name, value in self.fields:
+            key, text = name.decode("latin-1").lower(), _text(value)
+            found[key] = f"{found[key]}, {text}" if key in found else text
+        return found
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
 
 class HeadReader:
     """Bytes in any split -> the head of the final response; interim ones are skipped."""

@@ -55,19 +55,33 @@ async def send(destination: Destination, data: bytes) -> None:
         await destination.ready()
 
 
-Pour = Callable[[Sink], Awaitable[None]]
+class Source(Protocol):
+    """A body that can be poured.
+
+    Attributes:
+        over: nothing of it is still to come from upstream.
+    """
+
+    @property
+    def over(self) -> bool: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def pour(self, sink: Sink) -> None: ...
+
+    async def aclose(self) -> None: ...
 
 
 class Reply:
     """An answer's head, and its body as it comes.
 
     Args:
-        pour: gives a sink the body; by default it is made of `chunks`.
+        source: where the chunks come from, if they can be poured.
+        close: lets go of what is left of it.
 
     Attributes:
         headers: to be looked up in lower case.
         chunks: its body, as each read brings it; for those who want to await it.
-        pour: the same for those who don't.
         retries: how often upstream was asked in vain before.
         released: see release().
     """
@@ -79,16 +93,22 @@ class Reply:
         chunks: AsyncIterator[bytes],
         retries: int = 0,
         *,
-        pour: Pour | None = None,
+        source: Source | None = None,
+        close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.status = status
         self.headers = headers
         self.chunks = chunks
-        self.pour = pour or self._pour
+        self.source = source
+        self.close = close
         self.retries = retries
         self.released = False
 
-    async def _pour(self, sink: Sink) -> None:
+    async def pour(self, sink: Sink) -> None:
+        """Gives `sink` the body, in the callbacks that read it if that can be."""
+        if self.source is not None:
+            await self.source.pour(sink)
+            return
         async for chunk in self.chunks:
             if not sink.take(chunk):
                 await sink.ready()

@@ -124,12 +124,12 @@ class RunningCall:
             Whether another piece may follow at once. If not, ready() says when: the call has no
             credit, or the channel is full.
         """
-        assert self._silence is not None
-        self._silence.heard(text)
-        if not text:
-            return True
-        window, length = self._window, len(text)
+        silence, window, length = self._silence, self._window, len(text)
+        assert silence is not None
+        silence.heard(text)
         if length <= window.available and length <= DATA_BYTES:
+            if not length:
+                return True
             window.available -= length
             return self._stdio.write(encode_data(self.call_id, text))
         self._held = text

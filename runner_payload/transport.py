@@ -12,13 +12,14 @@ import contextlib
 import re
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from ipaddress import ip_address
 from typing import Any
 
 import httpx2
 
-from .connection import Connection
+from .connection import Body, Connection
+from .http1 import Head
 
 # Kept open for calls to come, each for so long at the most.
 MAX_IDLE = 100
@@ -33,6 +34,7 @@ _VALUE = re.compile(rb"[^\r\n\0]*")
 _ADDRESS_S = 2.0
 
 Origin = tuple[str, str, int]
+Answered = tuple[Head, Body]
 
 
 class Transport(httpx2.AsyncBaseTransport):
@@ -45,23 +47,26 @@ class Transport(httpx2.AsyncBaseTransport):
         self._making_tls = asyncio.Lock()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        head = _encode_head(request)
+        line = b"%b %b HTTP/1.1\r\n" % (request.method.encode(), request.url.raw_path)
+        head = line + encode_fields(request.headers.raw) + b"\r\n"
         try:
             content: bytes | httpx2.AsyncByteStream = request.content
         except httpx2.RequestNotRead:
             assert isinstance(request.stream, httpx2.AsyncByteStream), "an async client's request"
             content = request.stream
-        connection = await self._connection(request)
+        limit_s = request.extensions.get("timeout", {}).get("connect")
+        connection = await self._connection(origin_of(request.url), limit_s)
         chunked = "transfer-encoding" in request.headers
-        answer, body = await connection.ask(head, content, chunked=chunked)
-        extensions = {"http_version": b"HTTP/1.1", "reason_phrase": answer.reason, BODY: body}
-        return httpx2.Response(
-            answer.status,
-            headers=answer.fields,
-            stream=body,
-            request=request,
-            extensions=extensions,
-        )
+        return response_of(*await connection.ask(head, content, chunked=chunked), request)
+
+    async def ask(self, origin: Origin, head: bytes, body: bytes, connect_s: float) -> Answered:
+        """A request that has been made already.
+
+        Raises:
+            httpx2.TransportError: no answer came.
+        """
+        connection = await self._connection(origin, connect_s)
+        return await connection.ask(head, body, chunked=False)
 
     async def aclose(self) -> None:
         """Closes all connections; what is under way on them breaks off."""
@@ -70,12 +75,7 @@ class Transport(httpx2.AsyncBaseTransport):
             await connection.abort()
         await asyncio.sleep(0)  # the loop lets go of them in its next turn
 
-    async def _connection(self, request: httpx2.Request) -> Connection:
-        url = request.url
-        if url.scheme not in _PORTS:
-            raise httpx2.UnsupportedProtocol(f"no http or https in {url}")
-        # Not url.host, which has another spelling for names that are not ASCII.
-        origin = (url.scheme, url.raw_host.decode(), url.port or _PORTS[url.scheme])
+    async def _connection(self, origin: Origin, limit_s: float | None) -> Connection:
         now_s = asyncio.get_running_loop().time()
         idle = self._idle.get(origin, [])
         while idle:
@@ -83,7 +83,6 @@ class Transport(httpx2.AsyncBaseTransport):
             if connection.quiet() and not _too_old(connection, now_s):
                 return connection
             connection.close()
-        limit_s = request.extensions.get("timeout", {}).get("connect")
         try:
             return await _within(limit_s, self._connect(origin))
         except _TooSlow as error:
@@ -188,10 +187,35 @@ async def _addresses(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
-def _encode_head(request: httpx2.Request) -> bytes:
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
-    for name, value in request.headers.raw:
+def origin_of(url: httpx2.URL) -> Origin:
+    """Where a URL leads.
+
+    Raises:
+        httpx2.UnsupportedProtocol: it is not http or https.
+    """
+    if url.scheme not in _PORTS:
+        raise httpx2.UnsupportedProtocol(f"no http or https in {url}")
+    # Not url.host, which has another spelling for names that are not ASCII.
+    return url.scheme, url.raw_host.decode(), url.port or _PORTS[url.scheme]
+
+
+def encode_fields(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Header lines.
+
+    Raises:
+        httpx2.LocalProtocolError: one that cannot be sent.
+    """
+    lines = []
+    for name, value in fields:
         if not _VALUE.fullmatch(value):
             raise httpx2.LocalProtocolError(f"{name.decode()} cannot be sent")
-        lines.append(b"%b: %b" % (name, value))
-    return b"\r\n".join([*lines, b"", b""])
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+def response_of(head: Head, body: Body, request: httpx2.Request) -> httpx2.Response:
+    """An answer, as httpx2 has it."""
+    extensions = {"http_version": b"HTTP/1.1", "reason_phrase": head.reason, BODY: body}
+    return httpx2.Response(
+        head.status, headers=head.fields, stream=body, request=request, extensions=extensions
+    )

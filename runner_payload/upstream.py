@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import NoneType
@@ -28,9 +29,11 @@ from . import failures
 from .chatting import MAX_RETRIES, chat
 from .connection import Body
 from .failures import UpstreamFailure
+from .http1 import Head
 from .messages import Call, End, Start
+from .prepared import PreparedRequests
 from .reply import Destination, Reply
-from .transport import BODY, Transport
+from .transport import BODY, Transport, response_of
 
 # A client is better served by an error that says when to come back, or by another runner, than by
 # silence; shorter waits the SDK sits out itself.
@@ -55,10 +58,6 @@ _UNREAD = {"X-Stainless-Raw-Response": "stream"}
 _RETRY_COUNT = "x-stainless-retry-count"
 # Carries a form's Content-Type past the SDK, which takes no bytes for a form (_own_content_type).
 _FORM_TYPE = "x-llmrelay-content-type"
-# Of a request's headers those that no other has.
-_OWN_HEADERS = frozenset({"idempotency-key", "x-client-request-id"})
-# Kinds of requests: paths times what clients say of themselves.
-_MAX_PREPARED = 256
 # Where the SDK's clients have the key.
 _KEY_HEADERS = ("authorization", "api-key")
 # What a redirected request still has of the first one: where that went.
@@ -82,8 +81,11 @@ class Upstream:
         self.max_tokens_field = start.max_tokens_field
         self.ask_usage = start.ask_usage
         self._start = start
-        self._http_client = _http_client(max_connections, start)
+        # None where a proxy is in the way.
+        self._transport = None if _proxied(start.base_url) else Transport()
+        self._http_client = _http_client(max_connections, start, self._transport)
         self._clients = self._make_clients()
+        self._prepared = PreparedRequests()
         self._drains: set[asyncio.Task[None]] = set()
 
     def _make_clients(self) -> list[openai.AsyncOpenAI]:
@@ -103,6 +105,7 @@ class Upstream:
         """Asks with `key` from now on; what is under way keeps the one before."""
         self._start = replace(self._start, api_key=key)
         self._clients = self._make_clients()
+        self._prepared = PreparedRequests()
 
     @contextlib.asynccontextmanager
     async def send(
@@ -130,29 +133,81 @@ class Upstream:
         """
         again = isinstance(body, (bytes, NoneType))
         client = self._clients[min(retries, MAX_RETRIES) if again else 0]
-        options: Any = {"headers": self._headers(headers, native=native), "timeout": _TIMEOUT}
+        told = self._headers(headers, native=native)
         begun = False
         try:
-            ask: Any = getattr(client, method.lower())
-            content = {} if body is None else {"content": body}
-            response: httpx2.Response = await ask(
-                f"/{path}", cast_to=httpx2.Response, options=options, **content
-            )
+            reply = await self._ask_again(method, path, told, body, decoded=decoded)
+            if reply is None:
+                reply = await self._ask(client, method, path, told, body, decoded=decoded)
             begun = True
-            taken = int(response.request.headers.get(_RETRY_COUNT, 0))
-            reply = _reply(response, taken, decoded=decoded)
             try:
                 yield reply
             finally:
-                if reply.released:
-                    self._drain(response, reply)
-                else:
-                    await response.aclose()
+                await self._let_go(reply)
         except openai.OpenAIError as error:
             raise self._failure(error) from error
         except _TRANSPORT_ERRORS as error:
             how = "and broke off" if begun else "with something that is no answer"
             raise failures.broken(f"{how} ({failures.root_cause(error)})") from error
+
+    async def _ask(
+        self,
+        client: openai.AsyncOpenAI,
+        method: str,
+        path: str,
+        told: Mapping[str, Any],
+        body: bytes | AsyncIterator[bytes] | None,
+        *,
+        decoded: bool,
+    ) -> Reply:
+        """Asks by the SDK."""
+        # Another key may come meanwhile, which has kinds of its own.
+        prepared = self._prepared
+        ask: Any = getattr(client, method.lower())
+        options = {"headers": told, "timeout": _TIMEOUT}
+        content = {} if body is None else {"content": body}
+        response: httpx2.Response = await ask(
+            f"/{path}", cast_to=httpx2.Response, options=options, **content
+        )
+        request = response.request
+        taken = int(request.headers.get(_RETRY_COUNT, 0))
+        if isinstance(client, _Resuming) and isinstance(body, bytes) and not response.history:
+            prepared.keep(method, path, told, request)
+        return _reply(response, taken, decoded=decoded)
+
+    async def _ask_again(
+        self,
+        method: str,
+        path: str,
+        told: Mapping[str, Any],
+        body: bytes | AsyncIterator[bytes] | None,
+        *,
+        decoded: bool,
+    ) -> Reply | None:
+        """Asks what the SDK has asked before but for the body, with a tenth of its CPU time.
+
+        Returns:
+            None if it is for the SDK to ask, or to make of the answer what it makes of errors.
+        """
+        prepared = self._prepared.find(method, path, told)
+        transport = self._transport
+        if prepared is None or transport is None or not isinstance(body, bytes):
+            return None
+        asked = prepared.head(told, body)
+        try:
+            head, content = await transport.ask(prepared.origin, asked, body, CONNECT_TIMEOUT_S)
+        except httpx2.TransportError as error:
+            _first.set(error)
+            return None
+        if 300 <= head.status < 400:
+            await content.aclose()  # the SDK asks again, and follows
+            return None
+        headers = head.headers()
+        if head.status >= 400 or (decoded and "content-encoding" in headers):
+            _first.set((head, content))
+            return None
+        chunks = content.__aiter__()
+        return Reply(head.status, headers, chunks, source=content, close=content.aclose)
 
     def _headers(self, headers: Mapping[str, str], *, native: bool) -> dict[str, Any]:
         """What the SDK is told beside its own: the request's, and how it is to be sent."""
@@ -186,11 +241,15 @@ class Upstream:
         how = f"cannot be reached: {failures.root_cause(error)}"
         return failures.unreachable(self._base_url, how)
 
-    def _drain(self, response: httpx2.Response, reply: Reply) -> None:
-        """Reads what is left of an answer that is whole, beside the call, which need not wait."""
-        drain = asyncio.get_running_loop().create_task(_read_to_end(response, reply))
-        self._drains.add(drain)
-        drain.add_done_callback(self._drains.discard)
+    async def _let_go(self, reply: Reply) -> None:
+        """Nobody reads the answer any more."""
+        if reply.released and not (reply.source is not None and reply.source.over):
+            # Beside the call, which need not wait.
+            drain = asyncio.get_running_loop().create_task(_read_to_end(reply))
+            self._drains.add(drain)
+            drain.add_done_callback(self._drains.discard)
+        elif reply.close is not None:
+            await reply.close()
 
 
 def _client(start: Start, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI:
@@ -214,69 +273,60 @@ def _client(start: Start, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI
             api_version=AZURE_API_VERSION,
             **options,
         )
-    return _Preparing(api_key=start.api_key, base_url=start.base_url, **options)
+    return _Resuming(api_key=start.api_key, base_url=start.base_url, **options)
 
 
-class _Preparing(openai.AsyncOpenAI):
-    """Keeps what requests of a kind have in common: all but the body, and what names the one.
+# What upstream answered to a request that the SDK is about to send; for this task alone.
+_first: ContextVar[tuple[Head, Body] | Exception | None] = ContextVar("first", default=None)
 
-    Of the CPU time that a request takes, the SDK's building of it was nearly half.
-    """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._prepared: dict[tuple[object, ...], httpx2.Request] = {}
+class _Resuming(openai.AsyncOpenAI):
+    """Takes up a request that was asked already, and was not answered well."""
 
-    def _build_request(self, options: Any, **how: Any) -> httpx2.Request:
-        if not isinstance(options.content, bytes):
-            return super()._build_request(options, **how)
-        own = {n: v for n, v in options.headers.items() if n in _OWN_HEADERS}
-        common = tuple(item for item in options.headers.items() if item[0] not in own)
-        kind = (options.method, options.url, *how.items(), *common)
-        built = self._prepared.get(kind)
-        if built is None:
-            if len(self._prepared) >= _MAX_PREPARED:
-                self._prepared.clear()
-            built = self._prepared[kind] = super()._build_request(options, **how)
-            del built.headers["content-length"]
-        request = httpx2.Request(
-            built.method,
-            built.url,
-            headers=built.headers,
-            content=options.content,
-            extensions=built.extensions,
-        )
-        request.headers.update(own)
-        return request
+    async def _send_request(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
+        first = _first.get()
+        if first is None:
+            return await super()._send_request(request, **how)
+        _first.set(None)
+        if isinstance(first, Exception):
+            raise first
+        response = response_of(*first, request)
+        await _no_long_waits(response)
+        return response
 
 
 def _reply(response: httpx2.Response, taken: int, *, decoded: bool) -> Reply:
     """The SDK's response, its body past httpx2's generators where nothing has to be decoded."""
-    head = response.status_code, response.headers
+    status, headers, close = response.status_code, response.headers, response.aclose
+    if decoded and "content-encoding" in headers:
+        return Reply(status, headers, response.aiter_bytes(), taken, close=close)
     body: Body | None = response.extensions.get(BODY)
-    if decoded and "content-encoding" in response.headers:
-        return Reply(*head, response.aiter_bytes(), taken)
-    if body is None:
-        # Past httpx2's generators, which would close it at its end.
-        assert isinstance(response.stream, httpx2.AsyncByteStream), "an async client's response"
-        return Reply(*head, response.stream.__aiter__(), taken)
-    return Reply(*head, body.__aiter__(), taken, pour=body.pour)
+    if body is not None:
+        return Reply(status, headers, body.__aiter__(), taken, source=body, close=close)
+    # Past httpx2's generators, which would close it at its end.
+    assert isinstance(response.stream, httpx2.AsyncByteStream), "an async client's response"
+    return Reply(status, headers, response.stream.__aiter__(), taken, close=close)
 
 
-async def _read_to_end(response: httpx2.Response, reply: Reply) -> None:
+async def _read_to_end(reply: Reply) -> None:
     """So that the connection can be used again."""
 
     async def read() -> None:
         async for _ in reply.chunks:
             pass
 
+    assert reply.close is not None
     # The answer is whole: whatever happens to the connection now is no failure of the call.
     with contextlib.suppress(asyncio.TimeoutError, *_TRANSPORT_ERRORS):
-        async with contextlib.aclosing(response):
+        try:
             await asyncio.wait_for(read(), DRAIN_S)
+        finally:
+            await reply.close()
 
 
-def _http_client(max_connections: int, start: Start) -> httpx2.AsyncClient:
+def _http_client(
+    max_connections: int, start: Start, transport: Transport | None
+) -> httpx2.AsyncClient:
     """The SDK's client over our own connections (transport.py), or over its own for a proxy."""
     options: dict[str, Any] = {
         # What upstream gives one client is not for the next.
@@ -286,8 +336,8 @@ def _http_client(max_connections: int, start: Start) -> httpx2.AsyncClient:
             "response": [_no_long_waits],
         },
     }
-    if not _proxied(start.base_url):
-        options["transport"] = Transport()
+    if transport is not None:
+        options["transport"] = transport
     # It would stop at 1,000 connections by itself, and calls beyond would wait unseen.
     limits = httpx2.Limits(
         max_connections=max_connections, max_keepalive_connections=100, keepalive_expiry=30.0

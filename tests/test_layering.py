@@ -25,6 +25,7 @@ THIRD_PARTY = {
     "runner_payload/upstream.py": {"openai", "httpx2"},
     "runner_payload/transport.py": {"httpx2"},
     "runner_payload/connection.py": {"httpx2"},
+    "runner_payload/prepared.py": {"httpx2"},
     "runner_payload/deltas.py": {"jiter"},
 }
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -276,10 +277,10 @@ def test_the_shared_open_file_blocks_again_after_close() -> None:
 def dense(*flushes: tuple[float, int]) -> list[bool]:
     """Whether it is worth collecting after each of these: milliseconds since the last, writes."""
     pace, now_s, said = Pace(), 1000.0, []
-    pace.count(0, now_s)
+    pace.rest_s(0, now_s)
     for after_ms, writes in flushes:
         now_s += after_ms / 1000
-        pace.count(writes, now_s)
+        pace.rest_s(writes, now_s)
         said.append(pace.dense)
     return said
 
@@ -301,54 +302,37 @@ def test_after_a_long_silence_there_is_nothing_to_collect() -> None:
     assert dense((10.1, 100), (60_000.0, 1)) == [True, False]
 
 
-def test_while_much_is_written_what_leaves_leaves_together_and_in_order(
-    written: list[bytes],
+def test_the_loop_rests_until_a_millisecond_after_the_write_before() -> None:
+    pace = Pace()
+    pace.rest_s(0, 1.0)
+    pace.rest_s(100, 1.0101)
+    assert pace.dense
+    assert pace.rest_s(5, 1.0105) == pytest.approx(PACE_S - 0.0004)
+    # From the end of that rest on; and a turn that has taken long is followed by none.
+    assert pace.rest_s(5, 1.0113) == pytest.approx(PACE_S - 0.0002)
+    assert pace.rest_s(5, 1.02) == 0.0
+
+
+@pytest.mark.parametrize("much", [True, False])
+def test_what_a_turn_writes_leaves_at_once_and_the_loop_rests_while_it_is_much(
+    written: list[bytes], monkeypatch: pytest.MonkeyPatch, much: bool
 ) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(time, "sleep", rests.append)
+
     async def scene(channel: Channel) -> None:
         out = channel.stdio
-        out._pace.dense = True
-        begun_s = asyncio.get_running_loop().time()
-        sent = []
-        # Many turns of the loop, and none as long as what is waited for.
-        for number in range(50):
-            sent.append(b"%02d" % number)
-            out.write(sent[-1])
+        out._pace.dense, out._pace._counted_from_s = much, time.monotonic()
+        for number in range(3):
+            out.write(b"%d" % number)
+            out.write(b"+")
             await asyncio.sleep(0)
-        if asyncio.get_running_loop().time() - begun_s < PACE_S:
-            assert written == []
-        assert await channel.read(100) == b"".join(sent)
-        assert len(written) < 10
+        assert await channel.read(6) == b"0+1+2+"
 
     on(pipes, scene)
-
-
-def test_what_waits_for_more_leaves_within_the_pace_and_alone_if_nothing_comes(
-    written: list[bytes],
-) -> None:
-    async def scene(channel: Channel) -> None:
-        loop = asyncio.get_running_loop()
-        called: list[float] = []
-        call_later = loop.call_later
-
-        def noted(delay_s: float, *what: Any, **how: Any) -> asyncio.TimerHandle:
-            called.append(delay_s)
-            return call_later(delay_s, *what, **how)
-
-        loop.call_later = noted  # type: ignore[method-assign,assignment]
-        channel.stdio._pace.dense = True
-        channel.stdio.write(b"alone")
-        channel.stdio.write(b", nearly")
-        assert await channel.read(13) == b"alone, nearly"
-        assert (called, written) == ([PACE_S], [b"alone, nearly"])
-        # What was counted since is little: the next leaves with its turn.
-        assert not channel.stdio._pace.dense
-        channel.stdio.write(b"at once")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert channel.read_now() == b"at once"
-        assert called == [PACE_S]
-
-    on(pipes, scene)
+    assert written[:3] == [b"0+", b"1+", b"2+"]
+    assert (len(rests) >= 2) if much else not rests
+    assert all(0 < rest_s <= 3 * PACE_S for rest_s in rests)
 
 
 def test_a_full_channel_loses_and_reorders_nothing_while_much_is_written(
@@ -372,19 +356,16 @@ def test_a_full_channel_loses_and_reorders_nothing_while_much_is_written(
 
 
 @pytest.mark.parametrize("ends", ["stdin", "close"])
-def test_what_waits_for_more_is_sent_before_the_end(ends: str) -> None:
+def test_what_was_written_in_the_last_turn_is_sent_before_the_end(ends: str) -> None:
     async def scene(channel: Channel) -> None:
-        channel.stdio._pace.dense = True
         channel.stdio.write(b"last words")
         if ends == "close":
             channel.stdio.close()
         else:
             os.close(channel.to)
-            await channel.until(lambda: channel.losses > 0)
+            channel.stdio._read()
         assert channel.read_now() == b"last words"
-        channel.stdio._flush()  # the timer, which finds nothing to do
         assert channel.losses == 1
-        assert channel.read_now() == b""
 
     on(pipes, scene)
 

@@ -4,6 +4,7 @@ over the SDK's client, which is asked where there is a proxy."""
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import ssl
 import time
@@ -349,6 +350,47 @@ def test_connections_are_used_again() -> None:
                 assert (await stream(client)).text == "fine"
             # A call that begins while the last one's connection is still read out takes another.
             assert server.connections_total <= 3
+
+    limited(scene)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        [Status(400, message="what now?")],
+        [Status(401)],
+        [Status(404)],
+        [Status(429, {"retry-after": "30"})],
+        [Status(429, {"retry-after": "0.001"})],
+        [Status(500)],
+        [Cut()],
+        [Delta("x"), Cut()],
+        [Headers(headers={"content-encoding": "gzip"}), Raw(gzip.compress(sse({"choices": []})))],
+    ],
+)
+def test_a_call_ends_alike_whether_one_like_it_was_asked_before_or_not(fault: Script) -> None:
+    async def ending(before: int) -> tuple[object, ...]:
+        server = ScriptedUpstream(fault, queue=[OK] * before)
+        async with server, client_of(server.base_url) as client:
+            for _ in range(before):
+                assert (await stream(client)).text == "fine"
+            asked = await stream(client)
+        counted = [request.headers.get("x-stainless-retry-count") for request in server.requests]
+        failure = str(asked.failure).replace(server.base_url, "")
+        return asked.text, asked.end, failure, counted[before:]
+
+    async def scene() -> None:
+        assert await ending(before=2) == await ending(before=0)
+
+    limited(scene)
+
+
+def test_a_redirect_is_followed_though_one_like_it_was_answered_before() -> None:
+    async def scene() -> None:
+        moved = [Status(307, {"location": "/v1/elsewhere"})]
+        server = ScriptedUpstream(moved, queue=[OK], paths={"/v1/elsewhere": answer("there")})
+        async with server, client_of(server.base_url) as client:
+            assert [(await stream(client)).text for _ in range(3)] == ["fine", "there", "there"]
 
     limited(scene)
 
