@@ -34,6 +34,9 @@ class Prepared(NamedTuple):
     origin: Origin
     begin: bytes
 
+    def __repr__(self) -> str:
+        return f"Prepared({self.origin}, ***)"  # the key is in it
+
     def head(self, told: Mapping[str, str], body: bytes) -> bytes:
         """The head of one of them."""
         own = [(name.encode(), told[name].encode()) for name in _OWN if name in told]
@@ -55,7 +58,7 @@ class PreparedRequests:
     ) -> None:
         """Keeps what the SDK has made of it."""
         if not all(isinstance(value, str) for value in told.values()):
-            return  # the SDK's own signs, which are never alike
+            return  # the SDK's own signs, no two of which are equal
         if len(self._kinds) >= MAX_KINDS:
             self._kinds.clear()
         fields = [

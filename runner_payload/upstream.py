@@ -166,12 +166,17 @@ class Upstream:
         ask: Any = getattr(client, method.lower())
         options = {"headers": told, "timeout": _TIMEOUT}
         content = {} if body is None else {"content": body}
-        response: httpx2.Response = await ask(
-            f"/{path}", cast_to=httpx2.Response, options=options, **content
-        )
+        try:
+            response: httpx2.Response = await ask(
+                f"/{path}", cast_to=httpx2.Response, options=options, **content
+            )
+        finally:
+            _first.set(None)
         request = response.request
         taken = int(request.headers.get(_RETRY_COUNT, 0))
-        if isinstance(client, _Resuming) and isinstance(body, bytes) and not response.history:
+        # Each form has a boundary of its own, and what was redirected is another request.
+        alike = _FORM_TYPE not in told and not response.history
+        if isinstance(client, _Resuming) and isinstance(body, bytes) and alike:
             prepared.keep(method, path, told, request)
         return _reply(response, taken, decoded=decoded)
 

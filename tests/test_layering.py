@@ -199,7 +199,9 @@ def test_a_serving_process_loads_no_ml_package(sshd: OpenSSHServer) -> None:
 
 
 def test_the_command_line_loads_no_ml_package() -> None:
-    script = "import llmrelay.cli, sys; print(*sorted(m.partition('.')[0] for m in sys.modules))"
+    names = "sorted(name.partition('.')[0] for name in sys.modules)"
+    # All commands, of which each is imported when it is called.
+    script = f"import llmrelay.cli, sys; llmrelay.cli._parser(); print(*{names})"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout.split()

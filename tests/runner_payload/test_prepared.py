@@ -78,6 +78,12 @@ def test_what_the_sdk_is_told_by_other_things_than_text_is_no_kind() -> None:
     assert requests.find("POST", "/chat", told) is None
 
 
+def test_the_key_is_in_no_repr() -> None:
+    prepared = kept(TOLD).find("POST", "/chat", TOLD)
+    assert b"bearer k" in prepared.begin.lower()  # type: ignore[union-attr]
+    assert "earer" not in repr(prepared)
+
+
 def test_kinds_are_bounded() -> None:
     requests = PreparedRequests()
     for number in range(3 * MAX_KINDS):
