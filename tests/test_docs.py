@@ -27,14 +27,15 @@ def test_a_generated_page_is_up_to_date(name: str, page: Callable[[], str]) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").iterdir())]
+    "name", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 )
 def test_every_option_that_is_written_about_exists(name: str) -> None:
     known = {option.flag for _, option in options()} | {
         "--port", "--help", "--version", "--once",
         # Other programs'.
-        "--no-buffer", "--upgrade", "--rounds", "--json", "--profile", "--raw",
-        "--data-binary",
+        "--no-buffer", "--upgrade", "--raw", "--data-binary",
+        # `scripts/bench`'s.
+        "--rounds", "--json", "--profile", "--peers", "--quick",
         # `llmrelay inventory`'s, `llmrelay chat`'s.
         "--graph", "--url",
         # `llmrelay token`'s.
@@ -45,7 +46,7 @@ def test_every_option_that_is_written_about_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").iterdir())]
+    "name", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 )
 def test_every_link_leads_somewhere(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text()):
