@@ -230,7 +230,7 @@ class Supervisor:
             exit_status = error.exit_status
         except KeyboardInterrupt:
             exit_status = 128 + signal.SIGINT
-        except BaseException:
+        except BaseException:  # whatever it is: said here, and told by the exit status below
             logger.exception("A worker failed.")
         finally:
             os._exit(exit_status)

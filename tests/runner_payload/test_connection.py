@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvloop
 
 from runner_payload.connection import HELD_BYTES, Body, Connection
 from runner_payload.transport import BODY, Transport
 from tests.helpers.exact_server import ExactServer, Peer
+from tests.helpers.loops import LOOPS, play_on
 
 LIMIT_S = 5.0
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -58,27 +58,17 @@ Scene = Callable[[Stage], Awaitable[None]]
 Play = Callable[[Scene], None]
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=LOOPS)
 def play(request: pytest.FixtureRequest) -> Play:
     """Plays a scene on each loop; nothing may be left of it, nor be said by the loop."""
-    factory = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
-    said: list[dict[str, Any]] = []
-
-    async def limited(scene: Scene) -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
-        async with asyncio.timeout(LIMIT_S), ExactServer() as server:
-            stage = Stage(server, Transport())
-            await scene(stage)
-            await stage.transport.aclose()
-            for _ in range(3):
-                await asyncio.sleep(0)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-            assert not stage.transport._open
 
     def played(scene: Scene) -> None:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(limited(scene))
-        assert said == []
+        async def staged(transport: Transport) -> None:
+            async with ExactServer() as server:
+                await scene(Stage(server, transport))
+                await transport.aclose()
+
+        play_on(request.param, staged, LIMIT_S)
 
     return played
 

@@ -8,17 +8,16 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
-import uvloop
 
 from runner_payload import transport as subject
 from runner_payload.connection import HELD_BYTES, Body
 from runner_payload.transport import BODY, Transport
 from tests.helpers.certificates import Authority, Certificate
 from tests.helpers.exact_server import ExactServer, Peer
+from tests.helpers.loops import LOOPS, play_on
 
 LIMIT_S = 5.0
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -49,29 +48,10 @@ Scene = Callable[[Transport], Awaitable[None]]
 Play = Callable[[Scene], None]
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=LOOPS)
 def play(request: pytest.FixtureRequest) -> Play:
     """Plays a scene on each loop; nothing may be left of it, nor be said by the loop."""
-    factory = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
-    said: list[dict[str, Any]] = []
-
-    async def limited(scene: Scene) -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
-        async with asyncio.timeout(LIMIT_S):
-            transport = Transport()
-            await scene(transport)
-            await transport.aclose()
-            for _ in range(5):
-                await asyncio.sleep(0)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-            assert not transport._open
-
-    def played(scene: Scene) -> None:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(limited(scene))
-        assert said == []
-
-    return played
+    return lambda scene: play_on(request.param, scene, LIMIT_S)
 
 
 async def ask(
