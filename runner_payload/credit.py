@@ -41,10 +41,10 @@ class ReceiveWindow:
     It grows where it is what bytes wait for; a reader that does not keep up never gets that far.
     """
 
-    __slots__ = ("_available", "_due_bytes", "_most_bytes", "_owed", "_size_bytes")
+    __slots__ = ("_due_bytes", "_most_bytes", "_owed", "_size_bytes")
 
     def __init__(self, window_bytes: int) -> None:
-        self._available = window_bytes
+        # What came and was not handed back; the rest of the window is the peer's.
         self._owed = 0
         self._size_bytes = window_bytes
         self._most_bytes = GROWTH * window_bytes
@@ -56,11 +56,12 @@ class ReceiveWindow:
         Raises:
             RemoteProtocolError: the peer sent more than its credit.
         """
-        if amount > self._available:
+        owed = self._owed = self._owed + amount
+        if owed < self._due_bytes:
+            return False
+        if owed > self._size_bytes:
             raise RemoteProtocolError("more bytes than the call's credit")
-        self._available -= amount
-        self._owed += amount
-        return self._owed >= self._due_bytes
+        return True
 
     def take_credit(self, *, grow: bool = False) -> int:
         """What to hand back now that the bytes have gone on; the peer may send as much again.
@@ -74,7 +75,6 @@ class ReceiveWindow:
             self._size_bytes += more
             self._due_bytes = _due_bytes(self._size_bytes)
             owed += more
-        self._available += owed
         return owed
 
 

@@ -27,7 +27,6 @@ from .process import allow_descriptors, forbid_core_dumps
 from .protocol import (
     MARKER,
     PROTOCOL_VERSION,
-    Frame,
     FrameDecoder,
     FrameType,
     RemoteProtocolError,
@@ -157,11 +156,11 @@ class Runner:
     def _feed(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
         try:
-            for frame in self._decoder.feed(data):
-                handler = self._handlers.get(FrameType(frame.type))
+            for frame_type, call_id, payload in self._decoder.feed(data):
+                handler = self._handlers.get(FrameType(frame_type))
                 if handler is None:
-                    raise RemoteProtocolError(f"{FrameType(frame.type).name} to a runner")
-                handler(frame)
+                    raise RemoteProtocolError(f"{FrameType(frame_type).name} to a runner")
+                handler(call_id, payload)
         except RemoteProtocolError as error:
             logger.error("the front-end broke the protocol: %s", error)
             self._exit_status = 1
@@ -170,10 +169,10 @@ class Runner:
     def _send_message(self, frame_type: FrameType, message: Message, call_id: int = 0) -> None:
         self._stdio.write(encode_frame(frame_type, call_id, message.encode()))
 
-    def _on_start(self, frame: Frame) -> None:
+    def _on_start(self, call_id: int, payload: bytes) -> None:
         if self._starting is not None:
             raise RemoteProtocolError("a second START")
-        start = Start.decode(frame.payload)
+        start = Start.decode(payload)
         log.conceal(start.api_key)
         self._start_settings = start
         self._lease_s = start.ping_timeout_s
@@ -202,18 +201,18 @@ class Runner:
         gc.enable()
         self._send_message(FrameType.READY, Ready(self._loop.time() - begun_at))
 
-    def _on_ping(self, frame: Frame) -> None:
-        self._stdio.write(encode_frame(FrameType.PONG, 0, frame.payload))
+    def _on_ping(self, call_id: int, payload: bytes) -> None:
+        self._stdio.write(encode_frame(FrameType.PONG, 0, payload))
 
-    def _on_pong(self, frame: Frame) -> None:
+    def _on_pong(self, call_id: int, payload: bytes) -> None:
         """Having been heard is all that a PONG is for."""
 
-    def _on_goaway(self, frame: Frame) -> None:
-        GoAway.decode(frame.payload)
+    def _on_goaway(self, call_id: int, payload: bytes) -> None:
+        GoAway.decode(payload)
         self._drain()
 
-    def _on_key(self, frame: Frame) -> None:
-        key = Key.decode(frame.payload).api_key
+    def _on_key(self, call_id: int, payload: bytes) -> None:
+        key = Key.decode(payload).api_key
         if self._upstream is None:
             raise RemoteProtocolError("KEY before READY")
         log.conceal(key)
@@ -245,11 +244,11 @@ class Runner:
 
     # --- Calls ----------------------------------------------------------------------------------
 
-    def _on_call(self, frame: Frame) -> None:
-        self._open(frame.call_id, Call.decode(frame.payload))
+    def _on_call(self, call_id: int, payload: bytes) -> None:
+        self._open(call_id, Call.decode(payload))
 
-    def _on_request(self, frame: Frame) -> None:
-        self._open(frame.call_id, Request.decode(frame.payload))
+    def _on_request(self, call_id: int, payload: bytes) -> None:
+        self._open(call_id, Request.decode(payload))
 
     def _open(self, call_id: int, call: Call | Request) -> None:
         if call_id in self._calls:
@@ -268,14 +267,14 @@ class Runner:
         if running.streamed:
             self._run(running, self._upstream)
 
-    def _on_data(self, frame: Frame) -> None:
-        running = self._calls.get(frame.call_id)
+    def _on_data(self, call_id: int, payload: bytes) -> None:
+        running = self._calls.get(call_id)
         # A call that has just ended here may still get frames that were under way.
         if running is not None:
-            running.inbound.receive(frame.payload)
+            running.inbound.receive(payload)
 
-    def _on_end(self, frame: Frame) -> None:
-        running = self._calls.get(frame.call_id)
+    def _on_end(self, call_id: int, payload: bytes) -> None:
+        running = self._calls.get(call_id)
         if running is None:
             return
         running.inbound.end()
@@ -287,8 +286,8 @@ class Runner:
         running.task = self._loop.create_task(running.run(upstream))
         running.task.add_done_callback(lambda task: self._on_done(running, task))
 
-    def _on_cancel(self, frame: Frame) -> None:
-        running = self._calls.get(frame.call_id)
+    def _on_cancel(self, call_id: int, payload: bytes) -> None:
+        running = self._calls.get(call_id)
         if running is None:
             return
         if running.task is not None:
@@ -307,9 +306,9 @@ class Runner:
         self._send_message(FrameType.END, End(), running.call_id)
         self._forget(running)
 
-    def _on_credit(self, frame: Frame) -> None:
-        amount = decode_credit(frame.payload)
-        running = self._calls.get(frame.call_id)
+    def _on_credit(self, call_id: int, payload: bytes) -> None:
+        amount = decode_credit(payload)
+        running = self._calls.get(call_id)
         if running is not None:
             running.grant(amount)
 

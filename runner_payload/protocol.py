@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
 
 PROTOCOL_VERSION = 1
 
@@ -99,15 +98,8 @@ MAX_PAYLOAD_BYTES: dict[int, int] = {
 _MAX_DATA_BYTES = MAX_PAYLOAD_BYTES[DATA]
 
 
-class Frame(NamedTuple):
-    """One unit on the channel."""
-
-    type: int
-    call_id: int
-    payload: bytes
-
-
-_new = tuple.__new__
+# The unit on the channel: type, call id, payload. A plain tuple, as each delta is one.
+Frame = tuple[int, int, bytes]
 
 
 def encode_frame(frame_type: int, call_id: int, payload: bytes = b"") -> bytes:
@@ -150,18 +142,19 @@ class FrameDecoder:
             rest.clear()
         frames: list[Frame] = []
         at, end = 0, len(data)
+        last = end - HEADER_BYTES
         self._needed = HEADER_BYTES
-        while end - at >= HEADER_BYTES:
+        while at <= last:
             frame_type, call_id, length = _unpack_from(data, at)
             if frame_type != DATA or length > _MAX_DATA_BYTES or not call_id:
                 _check(frame_type, call_id, length)
             start = at + HEADER_BYTES
-            if end - start < length:
+            behind = start + length
+            if behind > end:
                 self._needed = HEADER_BYTES + length
                 break
-            at = start + length
-            # A NamedTuple's own __new__ is a Python function.
-            frames.append(_new(Frame, (frame_type, call_id, data[start:at])))
+            frames.append((frame_type, call_id, data[start:behind]))
+            at = behind
         if at < end:
             rest += data[at:]
         return frames

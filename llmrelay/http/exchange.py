@@ -229,12 +229,13 @@ class Exchange:
         Raises:
             RuntimeError: no response was begun, or it was finished.
         """
+        transport, length = self._transport, len(data)
         if self._muted:
             self._check_muted()
-        elif data and not self._transport.is_closing():
-            self.bytes_written += len(data)
+        elif length and not transport.is_closing():
+            self.bytes_written += length
             # responses.encode_chunk, without the call.
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            transport.write(b"%x\r\n%b\r\n" % (length, data) if self._chunked else data)
 
     def _check_muted(self) -> None:
         # After a cut the rest of an answer may still be on its way here; after finish it may not.

@@ -159,14 +159,15 @@ class LinkCall:
         if self.headless:
             raise RemoteProtocolError(f"DATA for call {self.call_id} before its RESPONSE")
         due = self._receive.receive(len(text))
-        if self.sink is None:
+        sink = self.sink
+        if sink is None:
             return
         try:
-            self.sink.data(text)
+            sink.data(text)
             if due:
-                self.sink.credit_due()
+                sink.credit_due()
         except Exception as error:  # noqa: BLE001 - logged by _broken
-            self._broken(self.sink, error)
+            self._broken(sink, error)
 
     def respond(self, response: Response) -> None:
         """The answer begins.

@@ -34,7 +34,6 @@ from runner_payload.protocol import (
     MAX_CALL_ID,
     MAX_NOISE_BYTES,
     MAX_PAYLOAD_BYTES,
-    Frame,
     FrameDecoder,
     FrameType,
     RemoteProtocolError,
@@ -91,7 +90,7 @@ class Link:
         self._start: Start | None = None
         self._heard_at = self._loop.time()
         self._heartbeat: asyncio.TimerHandle | None = None
-        self._handlers: dict[int, Callable[[Frame], None]] = {
+        self._handlers: dict[int, Callable[[int, bytes], None]] = {
             FrameType.HELLO: self._on_hello,
             FrameType.READY: self._on_ready,
             FrameType.PING: self._on_ping,
@@ -246,8 +245,7 @@ class Link:
     def _feed_frames(self, data: bytes) -> None:
         # Deltas of one call that came together leave together: one write per client and turn.
         deltas: dict[int, bytes] = {}
-        for frame in self._decoder.feed(data):
-            frame_type, call_id, payload = frame
+        for frame_type, call_id, payload in self._decoder.feed(data):
             if frame_type == DATA:
                 deltas[call_id] = deltas[call_id] + payload if call_id in deltas else payload
                 continue
@@ -257,12 +255,13 @@ class Link:
             # What came before goes on before.
             self._deliver(deltas)
             deltas.clear()
-            handler(frame)
+            handler(call_id, payload)
         self._deliver(deltas)
 
     def _deliver(self, deltas: dict[int, bytes]) -> None:
+        calls = self._calls
         for call_id, text in deltas.items():
-            call = self._calls.get(call_id)
+            call = calls.get(call_id)
             if call is None:
                 raise RemoteProtocolError(f"DATA for call {call_id}, which is not open")
             call.deliver(text)
@@ -297,25 +296,25 @@ class Link:
 
     # --- In: frames -----------------------------------------------------------------------------
 
-    def _on_hello(self, frame: Frame) -> None:
+    def _on_hello(self, call_id: int, payload: bytes) -> None:
         if self._hello.done():
             raise RemoteProtocolError("a second HELLO")
-        self._hello.set_result(Hello.decode(frame.payload))
+        self._hello.set_result(Hello.decode(payload))
         self.stderr.plain_level = logging.WARNING
 
-    def _on_ready(self, frame: Frame) -> None:
+    def _on_ready(self, call_id: int, payload: bytes) -> None:
         if self._ready.done() or self._start is None:
             raise RemoteProtocolError("READY out of turn")
-        self._ready.set_result(Ready.decode(frame.payload))
+        self._ready.set_result(Ready.decode(payload))
 
-    def _on_ping(self, frame: Frame) -> None:
-        self.send(FrameType.PONG, 0, frame.payload)
+    def _on_ping(self, call_id: int, payload: bytes) -> None:
+        self.send(FrameType.PONG, 0, payload)
 
-    def _on_pong(self, frame: Frame) -> None:
+    def _on_pong(self, call_id: int, payload: bytes) -> None:
         """Having been heard is all that a PONG is for."""
 
-    def _on_goaway(self, frame: Frame) -> None:
-        reason = one_line(GoAway.decode(frame.payload).reason)
+    def _on_goaway(self, call_id: int, payload: bytes) -> None:
+        reason = one_line(GoAway.decode(payload).reason)
         self.draining = True
         if not self._ready.done():
             self._ready.set_exception(RunnerFailed(f"It said: {reason}."))
@@ -323,21 +322,21 @@ class Link:
             logger.warning("%s takes no more calls: %s", self.name, reason)
             self.on_draining()
 
-    def _on_response(self, frame: Frame) -> None:
-        response = Response.decode(frame.payload)
-        call = self._calls.get(frame.call_id)
+    def _on_response(self, call_id: int, payload: bytes) -> None:
+        response = Response.decode(payload)
+        call = self._calls.get(call_id)
         if call is None:
-            raise RemoteProtocolError(f"RESPONSE to call {frame.call_id}, which is not open")
+            raise RemoteProtocolError(f"RESPONSE to call {call_id}, which is not open")
         if not 200 <= response.status <= 599:
             raise RemoteProtocolError(f"RESPONSE with status {response.status}")
         call.respond(response)
 
-    def _on_end(self, frame: Frame) -> None:
-        end = End.decode(frame.payload)
-        self._forget(frame).end(end)
+    def _on_end(self, call_id: int, payload: bytes) -> None:
+        end = End.decode(payload)
+        self._forget(call_id).end(end)
 
-    def _on_error(self, frame: Frame) -> None:
-        failure = Failure.decode(frame.payload)
+    def _on_error(self, call_id: int, payload: bytes) -> None:
+        failure = Failure.decode(payload)
         if failure.status and not 400 <= failure.status <= 599:
             raise RemoteProtocolError(f"ERROR with status {failure.status}")
         kind = BY_CODE.get(failure.code, RunnerFailed)
@@ -346,17 +345,17 @@ class Link:
             error.upstream = UpstreamAnswer(
                 failure.status, failure.headers, failure.body.encode("utf-8", "replace")
             )
-        self._forget(frame).fail(error)
+        self._forget(call_id).fail(error)
 
-    def _forget(self, frame: Frame) -> LinkCall:
-        call = self._calls.pop(frame.call_id, None)
+    def _forget(self, call_id: int) -> LinkCall:
+        call = self._calls.pop(call_id, None)
         if call is None:
-            raise RemoteProtocolError(f"the end of call {frame.call_id}, which is not open")
+            raise RemoteProtocolError(f"the end of call {call_id}, which is not open")
         return call
 
-    def _on_credit(self, frame: Frame) -> None:
-        amount = decode_credit(frame.payload)
+    def _on_credit(self, call_id: int, payload: bytes) -> None:
+        amount = decode_credit(payload)
         # A call that ended a moment ago may still be handed credit.
-        call = self._calls.get(frame.call_id)
+        call = self._calls.get(call_id)
         if call is not None:
             call.grant(amount)

@@ -24,7 +24,8 @@ from typing import IO
 from llmrelay.runners import payload
 from llmrelay.runners.payload import Payload
 from runner_payload.messages import Call, End, Failure, Hello, Message, Ready, Start
-from runner_payload.protocol import DATA_BYTES, MARKER, Frame, FrameDecoder, FrameType, encode_frame
+from runner_payload.protocol import DATA_BYTES, MARKER, FrameType, encode_frame
+from tests.helpers.frames import Frame, Frames
 
 LIMIT_S = 30.0
 
@@ -48,7 +49,7 @@ class BareRunner:
         self.process = process
         self.frames: list[Frame] = []
         self._stderr = stderr
-        self._decoder = FrameDecoder()
+        self._decoder = Frames()
         self._last_call_id = 0
 
     @property

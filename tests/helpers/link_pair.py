@@ -13,11 +13,10 @@ from runner_payload.messages import End, Hello, Message, Ready, Response, Start
 from runner_payload.protocol import (
     MARKER,
     PROTOCOL_VERSION,
-    Frame,
-    FrameDecoder,
     FrameType,
     encode_frame,
 )
+from tests.helpers.frames import Frame, Frames
 
 
 def a_hello(**changes: object) -> Hello:
@@ -59,7 +58,7 @@ class PlayedRunner:
         self.received: list[Frame] = []
         self.writes = 0
         self.lost: list[str] = []
-        self._decoder = FrameDecoder()
+        self._decoder = Frames()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self.link = Link("gpu01", lambda link, reason: self.lost.append(reason))

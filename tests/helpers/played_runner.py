@@ -10,7 +10,8 @@ from typing import Any
 
 from llmrelay.runners import payload
 from runner_payload.messages import Message, Ready
-from runner_payload.protocol import MARKER, Frame, FrameDecoder, FrameType, encode_frame
+from runner_payload.protocol import MARKER, FrameType, encode_frame
+from tests.helpers.frames import Frame, Frames
 from tests.helpers.link_pair import a_hello
 from tests.helpers.ssh_server import Process
 
@@ -20,7 +21,7 @@ class Played:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self._decoder = FrameDecoder()
+        self._decoder = Frames()
 
     def say(self, frame_type: FrameType, message: Message) -> None:
         self.process.stdout.write(encode_frame(frame_type, 0, message.encode()))

@@ -150,9 +150,9 @@ def run_command(
 def hello_in(stdout: bytes) -> Hello:
     _noise, marker, frames = stdout.partition(MARKER)
     assert marker, stdout
-    (frame,) = FrameDecoder().feed(frames)
-    assert frame.type == FrameType.HELLO
-    return Hello.decode(frame.payload)
+    ((frame_type, _, payload),) = FrameDecoder().feed(frames)
+    assert frame_type == FrameType.HELLO
+    return Hello.decode(payload)
 
 
 # --- Interpreters and shells --------------------------------------------------------------------
