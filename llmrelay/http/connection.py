@@ -68,6 +68,7 @@ class Connection:
         guard: who may ask.
         limits: whether it may be served; is told when it is idle.
         memory: what bodies may take.
+        outbox: for what streamed answers write.
         loopback: whether the listener takes connections of this machine alone.
         encryption: the TLS that is begun before the first request; None for a plain connection.
     """
@@ -82,6 +83,7 @@ class Connection:
         guard: Guard,
         limits: ConnectionLimits,
         memory: BodyMemory,
+        outbox: outgoing.Outbox,
         *,
         loopback: bool,
         encryption: ssl.SSLContext | None = None,
@@ -94,6 +96,7 @@ class Connection:
         self._render_error = render_error
         self._guard = guard
         self._limits = limits
+        self._outbox = outbox
         self._loopback = loopback
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Task[None] | None = None
@@ -242,7 +245,7 @@ class Connection:
     # --- One exchange -----------------------------------------------------------------------
 
     def _open_exchange(self, request: Request) -> Exchange:
-        exchange = Exchange(request, new_request_id(), self._incoming, self._writer)
+        exchange = Exchange(request, new_request_id(), self._incoming, self._writer, self._outbox)
         exchange.client_address = client_address(
             self._origin, request.headers, self._config.trusted_proxies
         )

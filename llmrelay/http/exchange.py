@@ -1,8 +1,8 @@
 """One request and its answer: what the application gets to work with.
 
 The answer is either whole (`respond`) or streamed (`start`, `write` ..., `finish`). One that breaks
-midway is `cut`: then nothing that the client reads looks like its end. `write` is the hot path:
-one transport write per delta, no task, no future, no timer.
+midway is `cut`: then nothing that the client reads looks like its end. `write` is the hot path: no
+task, no future, no timer, and one transport write for all deltas of a loop turn.
 
 Knows no socket's life and no other exchange: connection.py makes one per request and reads from it
 how the answer ended. Called by the application, in the event loop's thread.
@@ -21,13 +21,15 @@ from typing import Final
 from .events import Request
 from .forwarded import Origin
 from .incoming import Incoming
-from .outgoing import reset
+from .outgoing import Outbox, reset
 from .responses import CONTINUE, Header, encode_head, encode_last_chunk, http_date
 
 # RFC 9110, sections 6.4.1 and 8.6: these never have a body, and 204 no Content-Length either.
 _BODYLESS: Final = frozenset({204, 304})
 # The server's to say: a response never carries two framings, or one that its bytes do not follow.
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "date", "transfer-encoding"})
+# Beyond this, to write what waits costs less than to copy it.
+_MUCH_BYTES: Final = 16 * 1024
 # Leading zeros of a chunk size that ask a silent client whether it is there.
 _MAX_ZEROS: Final = 2
 
@@ -65,6 +67,7 @@ class Exchange:
         request_id: str,
         incoming: Incoming,
         writer: asyncio.StreamWriter,
+        outbox: Outbox,
     ) -> None:
         self.request = request
         self.request_id = request_id
@@ -85,6 +88,9 @@ class Exchange:
         self._writer = writer
         # StreamWriter.transport is a property; the hot path goes straight to its target.
         self._transport = writer.transport
+        self._outbox = outbox
+        # What goes out at the end of this loop turn.
+        self._unsent = b""
         self._loop = asyncio.get_running_loop()
         self._chunked = False
         self._muted = True  # no body goes out: not started, finished, HEAD, 204, 304
@@ -176,7 +182,7 @@ class Exchange:
         if self._muted or not self._chunked or self._zeros == _MAX_ZEROS:
             return False
         self._zeros += 1
-        self._transport.write(b"0")
+        self._put(b"0")
         return True
 
     # --- A whole response -------------------------------------------------------------------
@@ -218,8 +224,7 @@ class Exchange:
         head = self._head(status, headers, framing)
         self._chunked = chunked
         self._muted = bodyless or self.request.method == "HEAD"
-        if not self._transport.is_closing():
-            self._transport.write(head)
+        self._put(head)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body as one chunk. Does nothing if the client is gone, or for HEAD.
@@ -229,13 +234,32 @@ class Exchange:
         Raises:
             RuntimeError: no response was begun, or it was finished.
         """
-        transport, length = self._transport, len(data)
+        length = len(data)
         if self._muted:
             self._check_muted()
-        elif length and not transport.is_closing():
+        elif length:
             self.bytes_written += length
-            # responses.encode_chunk, without the call.
-            transport.write(b"%x\r\n%b\r\n" % (length, data) if self._chunked else data)
+            # responses.encode_chunk and _put, without the calls.
+            piece = b"%x\r\n%b\r\n" % (length, data) if self._chunked else data
+            if not self._unsent:
+                self._unsent = piece
+                self._outbox.add(self._send)
+            elif len(self._unsent) < _MUCH_BYTES:
+                self._unsent += piece
+            else:
+                self._send()
+                self._put(piece)
+
+    def _put(self, data: bytes) -> None:
+        """Have `data` written at the end of this loop turn, with whatever follows by then."""
+        if not self._unsent:
+            self._outbox.add(self._send)
+        self._unsent += data
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, b""
+        if unsent and not self._transport.is_closing():
+            self._transport.write(unsent)
 
     def _check_muted(self) -> None:
         # After a cut the rest of an answer may still be on its way here; after finish it may not.
@@ -252,10 +276,10 @@ class Exchange:
         if not self.started or self.finished:
             raise RuntimeError("finish() without start(), or twice")
         end = encode_last_chunk(trailers)
-        if not self._transport.is_closing():
-            if self._chunked and not self._muted:
-                self._transport.write(end)
-            self.complete = True
+        if self._chunked and not self._muted:
+            self._unsent += end
+        self._send()
+        self.complete = not self._transport.is_closing()
         self.client_gone = not self.complete
         self.finished = self._muted = True
 
@@ -270,6 +294,7 @@ class Exchange:
             return
         self.finished = self._muted = True
         self.keep_alive = False
+        self._send()
         if self.started and not self._chunked:
             reset(self._transport)
 
@@ -286,16 +311,17 @@ class Exchange:
     def congested(self) -> bool:
         """Whether the client reads so slowly that over outgoing.HIGH_WATER_BYTES wait for it."""
         transport = self._transport
-        return (
-            not transport.is_closing()
-            and transport.get_write_buffer_size() > transport.get_write_buffer_limits()[1]
-        )
+        if transport.is_closing():
+            return False
+        waiting_bytes = len(self._unsent) + transport.get_write_buffer_size()
+        return waiting_bytes > transport.get_write_buffer_limits()[1]
 
     async def drained(self) -> None:
         """Wait until the client has read most of what waits for it, or is gone.
 
         There is no limit in here: how long an answer may stand still is the application's to say.
         """
+        self._send()
         with contextlib.suppress(OSError):  # gone; the handler is about to be cancelled
             await self._writer.drain()
 

@@ -1,4 +1,4 @@
-"""The ways in which the writing side of a connection ends.
+"""What goes out to clients: when it is written, and how the writing side of a connection ends.
 
 TCP tells a client two things: FIN, "that was all", and RST, "something is missing". Which one
 goes out decides whether a client takes a part for the whole, so the choice is made here alone.
@@ -11,12 +11,37 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 # Above this an answer waits for its client, who is some minutes of text behind by then.
 HIGH_WATER_BYTES: Final = 64 * 1024
 
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+
+class Outbox:
+    """What is to be written to clients at the end of this loop turn.
+
+    A packet from a runner brings deltas of many calls. If each were written at once, the processor
+    would change between our code and the kernel's with each, and a client would wake up for each:
+    all that is made first and written then costs a tenth less.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[Callable[[], None]] = []
+
+    def add(self, send: Callable[[], None]) -> None:
+        """Have `send` called when all that is ready in this turn has had its turn."""
+        if not self._waiting:
+            self._loop.call_soon(self._send)
+        self._waiting.append(send)
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for send in waiting:
+            send()
 
 
 async def flush(writer: asyncio.StreamWriter, limit_s: float) -> bool:

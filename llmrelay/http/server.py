@@ -26,6 +26,7 @@ from .descriptors import DescriptorWatch
 from .exchange import Handler
 from .guard import Guard
 from .listeners import Listener
+from .outgoing import Outbox
 
 logger = logging.getLogger("llmrelay.http")
 
@@ -76,6 +77,7 @@ class Server:
         self._idle_grace_s = 0.0
         self._limits = ConnectionLimits(config)
         self._memory = BodyMemory(config.body_memory_bytes)
+        self._outbox = Outbox()
         self._descriptors = DescriptorWatch(asyncio.get_running_loop())
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
@@ -237,6 +239,7 @@ class Server:
             self._guard,
             self._limits,
             self._memory,
+            self._outbox,
             loopback=listener.loopback,
             encryption=encryption,
         )

@@ -5,8 +5,9 @@ on multiplexes: frames to sinks, prompts to frames, credit both ways, PING. Know
 ByteChannel will do) and no HTTP (any Sink will do).
 
 The way back of a delta is `feed`, and it is hot: the bytes that the channel hands over are split
-into frames, and each call's share goes to its sink in the same callback. No task wakes, no future
-is set and no timer is armed per delta. All that is sent in one loop turn leaves in one write.
+into frames, and each goes to its call's sink in the same callback. No task wakes, no future is set
+and no timer is armed per delta. All that is sent in one loop turn leaves in one write, and a
+sink does the same towards its client (http/outgoing.py).
 """
 
 from __future__ import annotations
@@ -243,28 +244,18 @@ class Link:
         return bytes(noise[at + len(MARKER) :])
 
     def _feed_frames(self, data: bytes) -> None:
-        # Deltas of one call that came together leave together: one write per client and turn.
-        deltas: dict[int, bytes] = {}
+        calls = self._calls
         for frame_type, call_id, payload in self._decoder.feed(data):
             if frame_type == DATA:
-                deltas[call_id] = deltas[call_id] + payload if call_id in deltas else payload
+                call = calls.get(call_id)
+                if call is None:
+                    raise RemoteProtocolError(f"DATA for call {call_id}, which is not open")
+                call.deliver(payload)
                 continue
             handler = self._handlers.get(frame_type)
             if handler is None:
                 raise RemoteProtocolError(f"{FrameType(frame_type).name} to a front-end")
-            # What came before goes on before.
-            self._deliver(deltas)
-            deltas.clear()
             handler(call_id, payload)
-        self._deliver(deltas)
-
-    def _deliver(self, deltas: dict[int, bytes]) -> None:
-        calls = self._calls
-        for call_id, text in deltas.items():
-            call = calls.get(call_id)
-            if call is None:
-                raise RemoteProtocolError(f"DATA for call {call_id}, which is not open")
-            call.deliver(text)
 
     def channel_lost(self, reason: str, exit_status: int | None) -> None:
         """The channel is closed."""

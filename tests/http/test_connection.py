@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
+import sys
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -831,6 +833,25 @@ def test_small_writes_are_not_held_back_by_nagle(run: Run) -> None:
         async with serving(handler) as server, Client(server) as client:
             await client.ask(GET)
         assert no_delay == [1]
+
+    run(subject())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's tcp_info")
+def test_what_is_written_in_one_turn_leaves_in_one_packet(run: Run) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.start(200, [])
+        for _ in range(20):
+            exchange.write(b"delta")
+        exchange.finish()
+
+    async def subject() -> None:
+        async with serving(handler) as server, Client(server) as client:
+            assert (await client.ask(GET)).body == b"delta" * 20
+            sock = client.writer.get_extra_info("socket")
+            # tcpi_data_segs_in of <linux/tcp.h>
+            known = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+            assert struct.unpack_from("=I", known, 152) == (1,)
 
     run(subject())
 

@@ -149,7 +149,7 @@ def test_calls_are_multiplexed_and_each_gets_its_own_deltas() -> None:
     play(scene)
 
 
-def test_deltas_that_come_together_reach_each_sink_in_one_piece() -> None:
+def test_deltas_that_come_together_reach_each_sink_in_order_and_before_the_end() -> None:
     async def scene(runner: PlayedRunner) -> None:
         one, other = RecordingSink(), RecordingSink()
         a, b = opened(runner.link, one), opened(runner.link, other)
@@ -158,8 +158,8 @@ def test_deltas_that_come_together_reach_each_sink_in_one_piece() -> None:
             b"".join(encode_frame(FrameType.DATA, call.call_id, text) for call, text in frames)
             + encode_frame(FrameType.END, a.call_id, End().encode())
         )
-        assert one.texts == [b"123"]
-        assert other.texts == [b"xy"]
+        assert one.texts == [b"1", b"2", b"3"]
+        assert other.texts == [b"x", b"y"]
         assert one.result == End()
 
     play(scene)
