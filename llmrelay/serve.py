@@ -21,7 +21,7 @@ from runner_payload.process import allow_descriptors, forbid_core_dumps
 
 from .api.errors import render_error
 from .config import Config
-from .errors import ConnectError, UnusableConfig
+from .errors import ConnectError, UnusableConfig, ungrouped_connect_error
 from .http import connection_limits, tls
 from .http.guard import Guard, require_credentials
 from .http.listeners import Listener
@@ -108,7 +108,7 @@ class FrontEnd:
         forbid_core_dumps()
         _collect_rarely()
         self._bind()
-        try:
+        with ungrouped_connect_error():
             async with Jumps(self._config) as jumps, asyncio.TaskGroup() as group:
                 fleet = Fleet(self._config, self._pool, jumps, group)
                 fleet.apply(self._read.plan)
@@ -129,8 +129,6 @@ class FrontEnd:
                     for task in upkeep:
                         task.cancel()
                     fleet.cancel()
-        except* ConnectError as errors:
-            raise errors.exceptions[0] from None
 
     @property
     def runners(self) -> str:
@@ -226,8 +224,9 @@ def _collect_rarely() -> None:
     by default it happens several times while they come. Hardly any garbage here needs it: what a
     connection leaves is freed by its reference counts.
     """
-    gc.collect()
-    gc.freeze()  # code and constants, never to be looked through again
+    # Code and constants, never to be looked through again; to look through them now for the little
+    # garbage that imports leave would take a tenth of the start.
+    gc.freeze()
     gc.set_threshold(2_000, 10, 50)
 
 

@@ -21,7 +21,7 @@ from collections.abc import MutableMapping, Sequence
 
 from ..chatting.connection import AskingFailed
 from ..config import Config
-from ..errors import ConnectError, UnusableConfig
+from ..errors import UnusableConfig, ungrouped_connect_error
 from ..secret import VARIABLE, Keys
 from ..serve import FrontEnd
 from ..signals import EndedBySignal
@@ -113,7 +113,7 @@ class Demo:
     async def _relay(self, config: Config, keys: Keys) -> None:
         """The front-end's life, and in it the prompt's."""
         ready: asyncio.Future[Sequence[Listen]] = asyncio.get_running_loop().create_future()
-        try:
+        with ungrouped_connect_error():
             async with asyncio.TaskGroup() as group:
                 front_end = FrontEnd(config, keys, Notifier({}))
                 group.create_task(front_end.run(self._stop, ready.set_result))
@@ -122,8 +122,6 @@ class Demo:
                 await self._show(address)
                 if self._once or self._status:
                     self._stop.set()
-        except* ConnectError as errors:
-            raise errors.exceptions[0] from None
 
     async def _show(self, address: ListenAddress) -> None:
         """What there is to see once everything runs."""
