@@ -11,9 +11,7 @@ boundary, in the one file that imports the library.
 
 from __future__ import annotations
 
-import contextlib
 import enum
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -319,24 +317,6 @@ class ConnectError(RelayError):
     status, code = 503, "no_runner"
     exit_code: ClassVar[int] = 1
     heals: ClassVar[bool] = True
-
-
-@contextlib.contextmanager
-def ungrouped_connect_error() -> Iterator[None]:
-    """Around a TaskGroup: a ConnectError that ends it is raised as itself.
-
-    No `except*`: what is raised in one comes out in another group, before Python 3.11.4.
-
-    Raises:
-        ConnectError: the first one, if the group's tasks failed with nothing else.
-    """
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        failed, other = group.split(ConnectError)
-        if failed is None or other is not None:
-            raise
-        raise failed.exceptions[0] from None
 
 
 class UnusableConfig(ConnectError):

@@ -13,7 +13,7 @@ import contextlib
 import gc
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from runner_payload.process import allow_descriptors, forbid_core_dumps
 
 from .api.errors import render_error
 from .config import Config
-from .errors import ConnectError, UnusableConfig, ungrouped_connect_error
+from .errors import ConnectError, UnusableConfig
 from .http import connection_limits, tls
 from .http.guard import Guard, require_credentials
 from .http.listeners import Listener
@@ -215,6 +215,24 @@ class FrontEnd:
             async with asyncio.timeout(RUNNER_END_S):
                 await fleet.stop()
         logger.info("drained")
+
+
+@contextlib.contextmanager
+def ungrouped_connect_error() -> Iterator[None]:
+    """Around a TaskGroup: a ConnectError that ends it is raised as itself.
+
+    No `except*`: what is raised in one comes out in another group, before Python 3.11.4.
+
+    Raises:
+        ConnectError: the first one, if the group's tasks failed with nothing else.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        failed, other = group.split(ConnectError)
+        if failed is None or other is not None:
+            raise
+        raise failed.exceptions[0] from None
 
 
 def _collect_rarely() -> None:

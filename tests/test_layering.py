@@ -171,6 +171,12 @@ def test_every_file_opens_with_what_it_is_for() -> None:
     ] == []
 
 
+def test_nothing_is_raised_out_of_a_star() -> None:
+    # It would be in a group of its own, and a person see a traceback: before Python 3.11.4.
+    nodes = ((name, node) for name in MODULES for node in ast.walk(tree_of(name)))
+    assert [name for name, node in nodes if isinstance(node, ast.TryStar)] == []
+
+
 def test_no_file_is_too_long() -> None:
     lines = {name: len((ROOT / name).read_text().splitlines()) for name in MODULES}
     assert lines

@@ -21,9 +21,9 @@ from collections.abc import MutableMapping, Sequence
 
 from ..chatting.connection import AskingFailed
 from ..config import Config
-from ..errors import UnusableConfig, ungrouped_connect_error
+from ..errors import UnusableConfig
 from ..secret import VARIABLE, Keys
-from ..serve import FrontEnd
+from ..serve import FrontEnd, ungrouped_connect_error
 from ..signals import EndedBySignal
 from ..systemd import Notifier
 from ..upstreams import UPSTREAMS
