@@ -17,6 +17,8 @@ from ...peer_text import one_line
 from ..channel import HIGH_WATER_BYTES, Backlog, Receiver
 from .failures import reason_of
 
+# What sshd takes in one SSH packet.
+_PACKET_BYTES = 32 * 1024
 # Linux's; elsewhere packets leave as they come.
 _CORK = getattr(socket, "TCP_CORK", None)
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -33,6 +35,9 @@ class Channel(Backlog, asyncssh.SSHClientSession[bytes]):
     def write(self, data: bytes) -> None:
         """Sends `data` to the command's stdin; to a closed channel, nowhere."""
         if self._channel is not None and not self._channel.is_closing():
+            if len(data) <= _PACKET_BYTES:
+                self._channel.write(data)
+                return
             with _corked(self._channel.get_extra_info("socket")):
                 self._channel.write(data)
 
@@ -68,8 +73,7 @@ class Channel(Backlog, asyncssh.SSHClientSession[bytes]):
 def _corked(sock: Any) -> Iterator[None]:
     """What is written within leaves in full segments.
 
-    asyncssh puts an empty packet before each one and writes every packet by itself, so that sshd
-    would be woken for each.
+    asyncssh writes every packet by itself, so that sshd would be woken for each.
 
     Args:
         sock: None where the way is no TCP connection of ours (ProxyCommand, a jump).
