@@ -1,9 +1,7 @@
 """One connection's life: request after request, each with its handler, its watch and its end.
 
-While a handler runs, a watch beside it keeps reading: a client that resets the connection has its
-handler cancelled. The end of a client's bytes does not tell one that left from one that only
-finished sending; a write does, because a closed socket answers it with RST. So a client that has
-ended is sent what it skips (Exchange.probe), at growing intervals.
+One task for all of it, handlers included: a client that goes has it cancelled (client_watch.py) as
+long as a handler runs.
 
 Knows no parsing (incoming.py) and no listening (server.py); gives the application an Exchange and
 writes the access log.
@@ -17,7 +15,6 @@ import math
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain, repeat
 from typing import Final
 
 from ..config import Config
@@ -25,6 +22,7 @@ from ..errors import BadRequest, MisdirectedRequest, RelayError, TooManyConnecti
 from ..peer_text import one_line
 from . import access_log, outgoing, tls
 from .bodies import BodyMemory
+from .client_watch import ClientWatch
 from .connection_limits import ConnectionLimits
 from .events import Headers, Request
 from .exchange import Exchange, Handler, new_request_id
@@ -33,17 +31,12 @@ from .guard import Guard
 from .incoming import Incoming
 from .peer import peer_name, peer_origin
 from .responses import Header
+from .wire import Wire
 
 logger = logging.getLogger("llmrelay.http")
 
 # How an error looks to its client: (request if known, request id, error) -> status, headers, body.
 RenderError = Callable[[Request | None, str, RelayError], tuple[int, list[Header], bytes]]
-
-# Pauses before each time that a client that has ended is asked whether it still reads; the last one
-# goes on. Twice within a second, which is when a person has let go of Ctrl-C: the first question is
-# answered with RST, and the second meets the answer. Later than most answers begin, whose client
-# then has no interim response to skip.
-PROBE_PAUSES_S: Final = (0.35, 0.35, 1.0, 2.0, 5.0)
 
 # Stands for a request that could not be read.
 _UNREADABLE: Final = Request(
@@ -75,8 +68,7 @@ class Connection:
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        wire: Wire,
         config: Config,
         handler: Handler,
         render_error: RenderError,
@@ -88,9 +80,13 @@ class Connection:
         loopback: bool,
         encryption: ssl.SSLContext | None = None,
     ) -> None:
-        self._handshake = tls.Handshake(writer, encryption) if encryption else None
         self._incoming = Incoming(config, memory)
-        self._talk_over(reader, writer)
+        self._wire = wire
+        self._transport = wire.transport
+        self._handshake = tls.Handshake(self._transport, encryption) if encryption else None
+        if encryption is None:
+            self._talk_over(wire)
+        self._certificate: str | None = None
         self._config = config
         self._handler = handler
         self._render_error = render_error
@@ -99,7 +95,6 @@ class Connection:
         self._outbox = outbox
         self._loopback = loopback
         self._loop = asyncio.get_running_loop()
-        self._lost: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
         self._draining = False
         self._peer = peer_name(self._transport)
@@ -108,10 +103,10 @@ class Connection:
         # connection that has been secured", or comes from a trusted gateway (RFC 9110, 7.4).
         self._secured = encryption is not None or is_trusted(self._origin, config.trusted_proxies)
 
-    def _talk_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._incoming.reader = reader
-        self._writer = writer
-        self._transport = writer.transport
+    def _talk_over(self, wire: Wire) -> None:
+        self._wire = wire
+        self._transport = wire.transport
+        self._incoming.read_from(wire)
         self._transport.set_write_buffer_limits(high=outgoing.HIGH_WATER_BYTES)
 
     async def run(self) -> None:
@@ -124,7 +119,7 @@ class Connection:
             self._let_go()
             outgoing.close(self._transport)
             self._limits.leave(self)
-            await asyncio.wait({self._until_lost()})
+            await asyncio.wait({self._wire.lost})
 
     def abort(self) -> None:
         """End one whose `run` was cancelled, maybe before its first step."""
@@ -158,13 +153,15 @@ class Connection:
         """
         if self._handshake is None:
             return
+        wire = Wire()
+        self._incoming.read_from(wire)  # a request may come with the end of the handshake
         try:
-            streams = await self._handshake.run(self._config.head_timeout_s)
+            await self._handshake.run(self._config.head_timeout_s, wire)
         except OSError as error:
             logger.info("%s: no TLS handshake: %s", self._peer, one_line(tls.reason(error)))
             raise
-        self._lost = None  # the plain connection was, but its socket is not
-        self._talk_over(*streams)
+        self._talk_over(wire)
+        self._certificate = tls.client_name(self._transport)
         if self._transport.get_extra_info("sslcontext") is None:
             raise BadRequest("TLS is spoken here: ask for https:// in place of http://.")
 
@@ -236,22 +233,22 @@ class Connection:
     async def _close_tls(self, limit_s: float) -> None:
         """Put close_notify behind all that was written, and wait for the client's."""
         self._transport.close()
-        await asyncio.wait({self._until_lost()}, timeout=limit_s)
+        await asyncio.wait({self._wire.lost}, timeout=limit_s)
 
     async def _flush(self) -> bool:
         """Whether the client took all, in time."""
-        return await outgoing.flush(self._writer, self._config.send_timeout_s)
+        return await outgoing.flush(self._wire, self._config.send_timeout_s)
 
     # --- One exchange -----------------------------------------------------------------------
 
     def _open_exchange(self, request: Request) -> Exchange:
-        exchange = Exchange(request, new_request_id(), self._incoming, self._writer, self._outbox)
+        exchange = Exchange(request, new_request_id(), self._incoming, self._wire, self._outbox)
         exchange.client_address = client_address(
             self._origin, request.headers, self._config.trusted_proxies
         )
         exchange.keep_alive = request.keep_alive and not self._draining and not self._limits.crowded
-        if (name := tls.client_name(self._writer)) is not None:
-            exchange.log_fields["certificate"] = name
+        if self._certificate is not None:
+            exchange.log_fields["certificate"] = self._certificate
         exchange.common_headers = self._guard.cors.headers(request)
         return exchange
 
@@ -260,10 +257,8 @@ class Connection:
         begun_at_s = self._loop.time()
         self._exchange = exchange = self._open_exchange(request)
         try:
-            async with asyncio.TaskGroup() as group:
-                handling = group.create_task(self._handle(exchange))
-                watching = group.create_task(self._watch(exchange, handling))
-                handling.add_done_callback(lambda _: watching.cancel())
+            with ClientWatch(exchange, self._incoming):
+                await self._handle(exchange)
         finally:
             self._exchange = None
             self._incoming.let_go()
@@ -327,38 +322,6 @@ class Connection:
         if error.challenge:
             headers.append(("WWW-Authenticate", error.challenge))
         exchange.respond(status, headers, body)
-
-    async def _watch(self, exchange: Exchange, handling: asyncio.Task[None]) -> None:
-        """Cancel the handler when the client is gone; itself cancelled when the handler ends."""
-        try:
-            await self._incoming.read_ahead()
-            # Nothing more is read, so only a write can tell, and the answer's own may be long in
-            # coming; one that comes at once is not asked before.
-            for pause_s in chain(PROBE_PAUSES_S, repeat(PROBE_PAUSES_S[-1])):
-                await asyncio.wait({self._until_lost()}, timeout=pause_s)
-                if not exchange.probe():
-                    break
-            await asyncio.wait({self._until_lost()})
-        except OSError as error:
-            _forget(error)
-        exchange.client_gone = True
-        handling.cancel()
-
-    def _until_lost(self) -> asyncio.Task[None]:
-        """The task that is done once the transport is closed, by whomever; made when first needed.
-
-        One for the whole connection: cancelling `wait_closed` itself would leave the StreamWriter
-        with a cancelled future for everyone who asks later.
-        """
-        if self._lost is None:
-            self._lost = self._loop.create_task(self._wait_closed())
-        return self._lost
-
-    async def _wait_closed(self) -> None:
-        try:
-            await self._writer.wait_closed()
-        except OSError as error:
-            _forget(error)
 
 
 def _forget(error: OSError) -> None:

@@ -11,7 +11,6 @@ how the answer ended. Called by the application, in the event loop's thread.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +22,7 @@ from .forwarded import Origin
 from .incoming import Incoming
 from .outgoing import Outbox, reset
 from .responses import CONTINUE, Header, encode_head, encode_last_chunk, http_date
+from .wire import Wire
 
 # RFC 9110, sections 6.4.1 and 8.6: these never have a body, and 204 no Content-Length either.
 _BODYLESS: Final = frozenset({204, 304})
@@ -66,7 +66,7 @@ class Exchange:
         request: Request,
         request_id: str,
         incoming: Incoming,
-        writer: asyncio.StreamWriter,
+        wire: Wire,
         outbox: Outbox,
     ) -> None:
         self.request = request
@@ -85,9 +85,8 @@ class Exchange:
         self.first_byte_at_s: float | None = None
         self.keep_alive = request.keep_alive
         self._incoming = incoming
-        self._writer = writer
-        # StreamWriter.transport is a property; the hot path goes straight to its target.
-        self._transport = writer.transport
+        self._wire = wire
+        self._transport = wire.transport  # the hot path goes straight to it
         self._outbox = outbox
         # What goes out at the end of this loop turn.
         self._unsent = b""
@@ -322,8 +321,7 @@ class Exchange:
         There is no limit in here: how long an answer may stand still is the application's to say.
         """
         self._send()
-        with contextlib.suppress(OSError):  # gone; the handler is about to be cancelled
-            await self._writer.drain()
+        await self._wire.drained()
 
     # --- Heads ------------------------------------------------------------------------------
 

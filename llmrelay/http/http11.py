@@ -36,6 +36,9 @@ MAX_LEADING_CRLFS: Final = 4
 MAX_CHUNK_LINE_BYTES: Final = 256
 MAX_EXTENSION_BYTES: Final = 16 * 1024
 
+# A part of a body at most, so that a long one lets others have their turn.
+PART_BYTES: Final = 64 * 1024
+
 # RFC 9112, section 7.1: no sign, prefix or blank; 16 digits fit 64 bits. Extensions are checked
 # by their grammar (section 7.1.1) and then dropped.
 _EXTENSION: Final = rf"[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*(?:{TOKEN}|{QUOTED_STRING}))?"
@@ -206,7 +209,7 @@ class RequestParser:
         while left:
             while not self._buffer:
                 yield self._wait()
-            data = bytes(self._buffer[:left])
+            data = bytes(self._buffer[: min(left, PART_BYTES)])
             del self._buffer[: len(data)]
             left -= len(data)
             yield Data(data)

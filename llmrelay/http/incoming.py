@@ -1,10 +1,12 @@
 """The client's bytes on one connection: who reads them, for how long, and how far ahead.
 
-At any time one coroutine reads the socket: `next_request` between exchanges, `read_ahead` beside a
-running handler (which takes the body with `read_body`), `discard_body` and `linger` after it. Every
-wait has a deadline that was set before it began; no byte resets one.
+At any time one coroutine waits for bytes: `next_request` between exchanges, a running handler in
+`read_body`, `discard_body` and `linger` after it. While nobody waits they are read ahead, so that a
+client that goes is noticed, and its watch told. Every wait has a deadline that was set before it
+began; no byte resets one.
 
-Knows no response and no application. Held by connection.py; turns bytes into events by http11.py.
+Knows no response and no application. Held by connection.py, fed by wire.py; turns bytes into events
+by http11.py.
 """
 
 from __future__ import annotations
@@ -12,16 +14,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from ..config import Config
 from ..errors import RelayError, RequestTimeout
 from .bodies import BodyMemory
 from .events import NEED_DATA, Data, EndOfMessage, Request
 from .http11 import RequestParser
+from .wire import Wire
 
-READ_BYTES: Final = 64 * 1024
-# Read beside a running handler, so that its client's going is noticed; more waits in the kernel.
+# Read while nobody waits for it, so that a client's going is noticed; more waits in the kernel.
 READ_AHEAD_BYTES: Final = 64 * 1024
 # Parts of a body that are taken in one turn of the loop: ten thousand chunks of a byte fit in one
 # read, and are a tenth of a second's work that would hold up everyone else's answers.
@@ -34,16 +36,28 @@ LINGER_BYTES: Final = 16 * 1024 * 1024
 LINGER_S: Final = 2.0
 
 
+class Watch(Protocol):
+    """Who wants to know how a client fares while its handler runs."""
+
+    def blind(self) -> None:
+        """Nothing more is read: that the client has gone does not show any more by itself."""
+
+    def lost(self) -> None:
+        """It has gone."""
+
+
 class Incoming:
-    """The reading side of one connection.
+    """The reading side of one connection: its wire's receiver.
 
     Attributes:
-        reader: where the bytes come from; to be set before they are waited for.
+        watch: told of the client while a handler runs; then `blind` and `gone` say what was before.
         ended: the client has sent its last byte; it may still read.
+        gone: the connection is lost.
     """
 
     def __init__(self, config: Config, memory: BodyMemory) -> None:
-        self.reader: asyncio.StreamReader
+        self.watch: Watch | None = None
+        self.ended = self.gone = False
         self._config = config
         self._memory = memory
         self._held_bytes = 0  # of that
@@ -51,18 +65,100 @@ class Incoming:
             config.max_head_bytes, config.max_headers, config.max_body_bytes
         )
         self._loop = asyncio.get_running_loop()
-        self._idle_limit: asyncio.Timeout | None = None  # while waiting for a first byte
+        self._wire: Wire
+        self._paused = False  # the wire brings nothing: what is here is enough
+        self._error: Exception | None = None  # by which the connection was lost
+        # Of who waits for bytes: that there are some, or no more, or that it is too late for them.
+        self._waiter: asyncio.Future[bool] | None = None
+        self._limit: asyncio.TimerHandle | None = None
+        self._idle = False  # what is waited for is a request's first byte
         self._idle_s = config.keep_alive_s
-        # Made for each exchange: 1.5 KiB that an idle connection does without.
-        self._received: asyncio.Event
-        self._taken: asyncio.Event
+        self._due_s = 0.0  # when that, or the whole head, has to be there
+        self._linger_bytes: int | None = None  # so many more are dropped as they come
         self._body_due_s = 0.0  # when the body has to be there, apart from what its length allows
         self._body_bytes = 0  # that have come
         self._parts = 0  # in which they came
         self._unread: int | None = 0  # of the request's body; None if its length is unsaid
         self._unasked = False  # the client may be waiting for "100 Continue" and send nothing
         self._broken = False
-        self.ended = False
+
+    # --- What the wire calls ----------------------------------------------------------------
+
+    def read_from(self, wire: Wire) -> None:
+        """The connection's bytes come over `wire` from now on."""
+        self._wire = wire
+        wire.receiver = self
+
+    def data_received(self, data: bytes) -> None:
+        if self._linger_bytes is None:
+            self._parser.feed(data)
+        else:
+            self._linger_bytes -= len(data)
+        if self._waiter is not None:
+            self._wake(True)
+        elif self._parser.buffered >= READ_AHEAD_BYTES and not self._paused:
+            self._paused = True
+            self._wire.transport.pause_reading()
+            self._tell_blind()
+
+    def end_received(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._parser.feed_eof()
+            self._wake(True)
+            self._tell_blind()
+
+    def lost(self, error: Exception | None) -> None:
+        self.gone = True
+        self._error = error
+        if error is None:
+            self.end_received()
+        if self.watch is not None:
+            self.watch.lost()
+        else:
+            self._wake(True)
+
+    # --- Waiting for bytes ------------------------------------------------------------------
+
+    async def _more(self, due_s: float) -> bool:
+        """Wait until some have come, or the last one has; False if that was not before `due_s`.
+
+        Raises:
+            OSError: the connection is lost. Beside a watch it is for that one to say.
+        """
+        if self._error is not None and self.watch is None:
+            raise self._error
+        self._read_on()
+        self._waiter = self._loop.create_future()
+        self._limit = self._loop.call_at(due_s, self._wake, False)
+        try:
+            come = await self._waiter
+        finally:
+            self._limit.cancel()
+            self._waiter = self._limit = None
+        if self._error is not None and self.watch is None:
+            raise self._error
+        return come
+
+    def _wake(self, come: bool) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(come)
+
+    def _read_on(self) -> None:
+        if self._paused and not self._wire.transport.is_closing():
+            self._paused = False
+            self._wire.transport.resume_reading()
+
+    @property
+    def blind(self) -> bool:
+        """Whether no more can be read before the exchange is over."""
+        return self.ended or (self._paused and self._unread == 0)
+
+    def _tell_blind(self) -> None:
+        if self.watch is not None and self.blind:
+            self.watch.blind()
+
+    # --- A request's head -------------------------------------------------------------------
 
     async def next_request(self, begun: Callable[[], None]) -> Request | None:
         """Wait for the next request's head.
@@ -78,22 +174,16 @@ class Incoming:
                 its first byte.
             OSError: the connection is lost.
         """
+        self._idle = True
+        self._due_s = self._loop.time() + self._idle_s
         try:
-            async with asyncio.timeout(self._idle_s) as limit:
-                self._idle_limit = limit
-                request = await self._read_head(limit, begun)
-        except TimeoutError:
-            if self._idle_limit is not None:
-                return None
-            self._broken = True
-            raise RequestTimeout("The request's head did not arrive in time.") from None
+            request = await self._read_head(begun)
         except RelayError:
             self._broken = True
             raise
         finally:
-            self._idle_limit = None
+            self._idle = False
         if request is not None:
-            self._received, self._taken = asyncio.Event(), asyncio.Event()
             self._unread = None if request.framing == "chunked" else request.framing or 0
             self._unasked = request.expect_continue
             self._parser.max_body_bytes = self._config.max_body_bytes
@@ -103,47 +193,35 @@ class Incoming:
                 self._parser.next_event()  # EndOfMessage: there is nothing to wait for
         return request
 
-    async def _read_head(self, limit: asyncio.Timeout, begun: Callable[[], None]) -> Request | None:
-        while True:
-            event = self._parser.next_event()
-            if isinstance(event, Request):
-                return event
+    async def _read_head(self, begun: Callable[[], None]) -> Request | None:
+        while not isinstance(event := self._parser.next_event(), Request):
             if self.ended:
                 return None
-            if self._idle_limit is not None and self._parser.begun:
-                self._idle_limit = None
+            if self._idle and self._parser.begun:
+                self._idle = False
                 begun()
-                limit.reschedule(self._loop.time() + self._config.head_timeout_s)
-            await self._receive()
+                self._due_s = self._loop.time() + self._config.head_timeout_s
+            if not await self._more(self._due_s):
+                if self._idle:
+                    return None
+                raise RequestTimeout("The request's head did not arrive in time.")
+        return event
 
     def wait_at_most(self, idle_s: float) -> None:
         """Let `next_request` wait only so long, from now on, for a request that has not begun."""
         self._idle_s = idle_s
-        if self._idle_limit is not None and not self._idle_limit.expired():
-            self._idle_limit.reschedule(self._loop.time() + idle_s)
+        if self._idle:
+            self._due_s = self._loop.time() + idle_s
+            if self._limit is not None:
+                self._limit.cancel()
+                self._limit = self._loop.call_at(self._due_s, self._wake, False)
 
-    async def read_ahead(self) -> None:
-        """Read, within READ_AHEAD_BYTES, until the client ends.
-
-        Returns too when no more can be read before the exchange is over.
-
-        Raises:
-            OSError: the connection is lost.
-        """
-        while not self.ended:
-            if self._parser.buffered < READ_AHEAD_BYTES:
-                await self._receive()
-                self._received.set()
-            elif self._unread == 0:
-                return
-            else:
-                self._taken.clear()
-                await self._taken.wait()
+    # --- Its body ---------------------------------------------------------------------------
 
     async def read_body(
         self, before_wait: Callable[[], None], most_bytes: int = sys.maxsize
     ) -> bytes:
-        """Take the body up to `most_bytes` or a part more, while `read_ahead` reads.
+        """Take the body up to `most_bytes` or a part more.
 
         Its memory is counted until `let_go`.
 
@@ -161,7 +239,7 @@ class Incoming:
         return bytes(body)
 
     async def read_part(self, before_wait: Callable[[], None]) -> bytes:
-        """Take a part of the body, while `read_ahead` reads; empty at its end.
+        """Take a part of the body; empty at its end.
 
         Args:
             before_wait: called before each wait for bytes: time to send "100 Continue".
@@ -173,14 +251,10 @@ class Incoming:
         while (event := self._next_body_event()) is None:
             before_wait()
             self._unasked = False
-            self._received.clear()
             due_s = self._body_due_s + self._body_bytes / self._config.body_rate_bytes
-            try:
-                async with asyncio.timeout_at(due_s):
-                    await self._received.wait()
-            except TimeoutError:
+            if not await self._more(due_s):
                 self._broken = True
-                raise RequestTimeout("The request's body did not arrive in time.") from None
+                raise RequestTimeout("The request's body did not arrive in time.")
         if isinstance(event, EndOfMessage):
             return b""
         self._body_bytes += len(event.data)
@@ -260,19 +334,20 @@ class Incoming:
             return False
         left = DISCARD_BYTES
         parts = 0
+        due_s = self._loop.time() + DISCARD_S
         try:
-            async with asyncio.timeout(DISCARD_S):
-                while not isinstance(event := self._next_body_event(), EndOfMessage):
-                    if event is None:
-                        await self._receive()
-                        continue
-                    left -= len(event.data)
-                    if left < 0:
+            while not isinstance(event := self._next_body_event(), EndOfMessage):
+                if event is None:
+                    if not await self._more(due_s):
                         return False
-                    parts += 1
-                    if parts % PARTS_PER_TURN == 0:
-                        await asyncio.sleep(0)
-        except (TimeoutError, RelayError):
+                    continue
+                left -= len(event.data)
+                if left < 0:
+                    return False
+                parts += 1
+                if parts % PARTS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        except RelayError:
             return False
         self._parser.next_cycle()
         return True
@@ -286,15 +361,11 @@ class Incoming:
         Raises:
             OSError: the connection is lost.
         """
-        left = LINGER_BYTES
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while left > 0 and not self.ended:
-                    data = await self.reader.read(READ_BYTES)
-                    self.ended = not data
-                    left -= len(data)
-        except TimeoutError:
-            pass
+        self._linger_bytes = LINGER_BYTES
+        due_s = self._loop.time() + LINGER_S
+        while self._linger_bytes > 0 and not self.ended:
+            if not await self._more(due_s):
+                return
 
     def _next_body_event(self) -> Data | EndOfMessage | None:
         """The body's next event; None if bytes are needed."""
@@ -308,17 +379,17 @@ class Incoming:
         if isinstance(event, Data):
             if self._unread is not None:
                 self._unread -= len(event.data)
-            self._taken.set()
-            return event
-        assert isinstance(event, EndOfMessage), "a request inside a request"
-        self._unread = 0
-        self._unasked = False
+        else:
+            assert isinstance(event, EndOfMessage), "a request inside a request"
+            self._unread = 0
+            self._unasked = False
+        if self._paused:
+            self._taken()
         return event
 
-    async def _receive(self) -> None:
-        data = await self.reader.read(READ_BYTES)
-        if data:
-            self._parser.feed(data)
+    def _taken(self) -> None:
+        """There may be room for more, or nothing more to have room for."""
+        if self._parser.buffered < READ_AHEAD_BYTES:
+            self._read_on()
         else:
-            self._parser.feed_eof()
-            self.ended = True
+            self._tell_blind()

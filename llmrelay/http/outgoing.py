@@ -14,6 +14,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from .wire import Wire
+
 # Above this an answer waits for its client, who is some minutes of text behind by then.
 HIGH_WATER_BYTES: Final = 64 * 1024
 
@@ -44,23 +46,22 @@ class Outbox:
             send()
 
 
-async def flush(writer: asyncio.StreamWriter, limit_s: float) -> bool:
+async def flush(wire: Wire, limit_s: float) -> bool:
     """Wait until the kernel has taken all that was written.
 
     Returns:
         Whether it has, within `limit_s` seconds.
-
-    Raises:
-        OSError: the connection is lost.
     """
-    transport = writer.transport
+    transport = wire.transport
     if transport.is_closing():  # uvloop's takes no limits then
         return False
+    if not transport.get_write_buffer_size():
+        return True
     # A TLS transport holds none at all to be above 0.
     transport.set_write_buffer_limits(high=0 if transport.can_write_eof() else 1)
     try:
         async with asyncio.timeout(limit_s):
-            await writer.drain()
+            await wire.drained()
     except TimeoutError:
         return False
     finally:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import UnusableConfig
+from .wire import Wire
 
 # How long the end of an idle connection waits for the client's own (RFC 8446, section 6.1).
 CLOSE_S: Final = 2.0
@@ -65,25 +66,25 @@ class Handshake:
     socket is taken from it and gets another.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+    def __init__(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
         self._context = context
         self._sock: socket.socket | None = None
         self._failure: OSError | None = None
         try:
-            self._sock = sock = writer.get_extra_info("socket").dup()
+            self._sock = sock = transport.get_extra_info("socket").dup()
             sock.setblocking(False)
         except OSError as error:  # no descriptor is left
             self._failure = error
         self._deadline: asyncio.Timeout | None = None
         self._ends_at_s = math.inf
-        writer.transport.abort()
+        transport.abort()
 
-    async def run(self, limit_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def run(self, limit_s: float, wire: Wire) -> None:
         """Make it, within `limit_s` seconds; if it fails, `close` lets go of the connection.
 
-        Returns:
-            The streams. They are plain if the client begins with a letter, as HTTP does and no TLS
-            record: it can be told so in its own language.
+        Args:
+            wire: what goes over it. It is plain if the client begins with a letter, as HTTP does
+                and no TLS record: it can be told so in its own language.
 
         Raises:
             OSError: the client broke it off, was too slow, or speaks something else (ssl.SSLError);
@@ -93,13 +94,11 @@ class Handshake:
             raise self._failure or ConnectionAbortedError()
         loop = asyncio.get_running_loop()
         ends_at_s = min(loop.time() + limit_s, self._ends_at_s)
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
         try:
             async with asyncio.timeout_at(ends_at_s) as self._deadline:
                 plain = (await _first_byte(self._sock)).isalpha()
-                transport, _ = await loop.connect_accepted_socket(
-                    lambda: protocol,
+                await loop.connect_accepted_socket(
+                    lambda: wire,
                     self._sock,
                     ssl=None if plain else self._context,
                     ssl_handshake_timeout=None if plain else limit_s,
@@ -108,7 +107,6 @@ class Handshake:
         finally:
             self._deadline = None
         self._sock = None  # the transport's from now on
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def close(self) -> None:
         """Let go of the socket, if no transport has it: it was not begun, or it failed."""
@@ -138,9 +136,9 @@ async def _first_byte(sock: socket.socket) -> bytes:
     return sock.recv(1, socket.MSG_PEEK)
 
 
-def client_name(writer: asyncio.StreamWriter) -> str | None:
+def client_name(transport: asyncio.Transport) -> str | None:
     """The common name in the client's certificate, for the log; None if it showed none."""
-    certificate = writer.get_extra_info("peercert") or {}
+    certificate = transport.get_extra_info("peercert") or {}
     for attributes in certificate.get("subject", ()):
         for name, value in attributes:
             if name == "commonName":

@@ -5,6 +5,7 @@ import asyncio
 from llmrelay.config import Config
 from llmrelay.http.bodies import BodyMemory
 from llmrelay.http.incoming import PARTS_PER_TURN, Incoming
+from llmrelay.http.wire import Wire
 
 from .conftest import Run
 from .parsing import chunked
@@ -15,8 +16,8 @@ def test_a_body_of_many_small_chunks_lets_others_have_their_turn(run: Run) -> No
 
     async def subject(wanted: bool) -> None:
         incoming = Incoming(Config(), BodyMemory(chunks))
-        incoming.reader = asyncio.StreamReader()
-        incoming.reader.feed_data(chunked(b"1\r\na\r\n" * chunks + b"0\r\n\r\n"))
+        incoming.read_from(Wire())
+        incoming.data_received(chunked(b"1\r\na\r\n" * chunks + b"0\r\n\r\n"))
         assert await incoming.next_request(lambda: None) is not None
         if not wanted:
             assert incoming.drop_received() is None

@@ -15,6 +15,7 @@ from llmrelay.errors import CannotListen
 from llmrelay.http.exchange import Exchange
 from llmrelay.http.listeners import Listener
 from llmrelay.http.server import Server
+from llmrelay.http.wire import Wire
 from llmrelay.values import ListenAddress, UnixAddress
 
 from .conftest import Run
@@ -163,10 +164,8 @@ def test_drain_closes_idle_connections_at_once(run: Run) -> None:
 
 def test_abort_closes_a_connection_whose_task_has_not_run_yet(run: Run) -> None:
     class Early(Server):
-        def _connected(
-            self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-        ) -> None:
-            super()._connected(listener, reader, writer)
+        def _connected(self, listener: Listener, wire: Wire) -> None:
+            super()._connected(listener, wire)
             self.abort()
 
     async def subject() -> None:
@@ -182,10 +181,8 @@ def test_abort_closes_a_connection_whose_task_has_not_run_yet(run: Run) -> None:
 
 def test_drain_closes_a_connection_whose_task_has_not_run_yet(run: Run) -> None:
     class Early(Server):
-        def _connected(
-            self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-        ) -> None:
-            super()._connected(listener, reader, writer)
+        def _connected(self, listener: Listener, wire: Wire) -> None:
+            super()._connected(listener, wire)
             for connection in self._connections.values():
                 connection.drain(0)
 

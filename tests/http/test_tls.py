@@ -8,7 +8,7 @@ import ssl
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 
@@ -16,6 +16,7 @@ from llmrelay.errors import UnusableConfig
 from llmrelay.http import connection_limits, tls
 from llmrelay.http.exchange import Exchange
 from llmrelay.http.server import Server
+from llmrelay.http.wire import Wire
 from tests.helpers.certificates import Authority, Certificate
 
 from .conftest import Run
@@ -300,8 +301,8 @@ def test_a_connection_that_is_not_even_refused_over_tls_is_closed(
     kept: list[tls.Handshake] = []  # so that it is not the collector that closes
 
     class Kept(tls.Handshake):
-        def __init__(self, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
-            super().__init__(writer, context)
+        def __init__(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+            super().__init__(transport, context)
             kept.append(self)
 
     monkeypatch.setattr(tls, "Handshake", Kept)
@@ -352,7 +353,7 @@ async def to_begin(
         _, writer = await asyncio.open_connection(sock=ours)
         context = tls.make_context(certificate.cert, certificate.key, None)
         with contextlib.nullcontext() if descriptors else all_descriptors_taken(but=0):
-            handshake = tls.Handshake(writer, context)
+            handshake = tls.Handshake(cast("asyncio.Transport", writer.transport), context)
         yield handshake, client
         handshake.close()
         with contextlib.suppress(OSError):
@@ -366,9 +367,9 @@ def test_a_limit_holds_for_a_handshake_before_its_begin_and_is_too_late_after_it
         async with to_begin(certificate) as (handshake, _):
             handshake.limit(0)
             with pytest.raises(TimeoutError):
-                await handshake.run(30)
+                await handshake.run(30, Wire())
         async with to_begin(certificate) as (handshake, _):
-            running = asyncio.create_task(handshake.run(30))
+            running = asyncio.create_task(handshake.run(30, Wire()))
             await asyncio.sleep(0.01)
             handshake.limit(0)
             await asyncio.sleep(0)  # it has expired, and has not ended
@@ -385,7 +386,7 @@ def test_without_a_descriptor_for_its_handshake_a_connection_ends(
     async def subject() -> None:
         async with to_begin(certificate, descriptors=False) as (handshake, client):
             with pytest.raises(OSError, match="Too many open files"):
-                await handshake.run(30)
+                await handshake.run(30, Wire())
             client.settimeout(1)
             assert await asyncio.to_thread(client.recv, 1) == b""
 
