@@ -28,7 +28,10 @@ class Headers:
     def get(self, name: str) -> str | None:
         """The value of the first field of that name, or None; `name` in any case."""
         wanted = name.lower()
-        return next((value for field, value in self.fields if field == wanted), None)
+        for field, value in self.fields:
+            if field == wanted:
+                return value
+        return None
 
     def get_all(self, name: str) -> list[str]:
         """The values of all fields of that name, in order."""

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from ..config import Config
@@ -84,6 +85,11 @@ class Admission:
         return self.caller.calling(now_s)
 
 
+# Where nobody is asked for a token.
+_TRUSTED: Final = Admission(trusted=True)
+_STRANGER: Final = Admission()
+
+
 class Guard:
     """What one front-end asks of every request, in this order: Host, origin, token.
 
@@ -123,7 +129,7 @@ class Guard:
         if self.cors.is_preflight(request):
             return Admission(preflight=True)
         if self._tokens is None:
-            return Admission(trusted=loopback or not self._anonymous)
+            return _TRUSTED if loopback or not self._anonymous else _STRANGER
         caller = _find_caller(request, self._tokens)
         if request.path in self._open_paths:
             return Admission(caller, trusted=caller is not None)
@@ -200,6 +206,7 @@ def _malformed(message: str) -> BadRequest:
 # --- Names and origins --------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)  # asked of every request
 def is_loopback_authority(authority: str) -> bool:
     """Whether `host[:port]` is localhost, a name under it, 127.0.0.0/8 or [::1] (RFC 6761, 6.3)."""
     try:
@@ -246,11 +253,13 @@ def is_same_origin(request: Request) -> bool:
     `Sec-Fetch-Site: none` is the address bar. Schemes may differ: behind a proxy that ends TLS the
     page's is https and ours is not.
     """
-    if any(
-        site not in ("same-origin", "none") for site in request.headers.get_all("sec-fetch-site")
-    ):
-        return False
-    return all(_is_origin_of(o, request.authority) for o in request.headers.get_all("origin"))
+    for site in request.headers.get_all("sec-fetch-site"):
+        if site not in ("same-origin", "none"):
+            return False
+    for origin in request.headers.get_all("origin"):
+        if not _is_origin_of(origin, request.authority):
+            return False
+    return True
 
 
 def _is_origin_of(origin: str, authority: str) -> bool:

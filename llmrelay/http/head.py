@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from ..errors import BadRequest, ExpectationFailed, NotImplementedHere, VersionNotSupported
@@ -24,6 +25,10 @@ _TOKEN: Final = TOKEN.encode()
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 # RFC 9112, section 5: no white space before the colon, and no control but HTAB in the value.
 _FIELD_LINE: Final = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
+# A whole head of those two, up to its empty line: most come so, and are read at once.
+_PLAIN_HEAD: Final = re.compile(
+    rf"({TOKEN}) ([\x21-\x7e]+) HTTP/1\.([0-9])((?:\r\n{TOKEN}:[\t\x20-\x7e\x80-\xff]*)*)"
+)
 # RFC 9110, section 4.2.1 and RFC 3986, section 3.2.2: an address in brackets or a reg-name, and a
 # port. Of what a reg-name may have, the comma is refused: two Hosts that were merged look so.
 _AUTHORITY: Final = re.compile(
@@ -41,6 +46,10 @@ _PATH_AND_QUERY: Final = re.compile(
 _ABSOLUTE_FORM: Final = re.compile(r"(https?)://([^/?]*)(.*)", re.IGNORECASE)
 # 19 digits hold every length that anyone can mean; the check comes before int() does any work.
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,19}")
+
+
+# All values of each header, by its name in lower case.
+Said = dict[str, list[str]]
 
 
 class RequestLine(NamedTuple):
@@ -65,6 +74,23 @@ def parse_request_line(line: bytes) -> RequestLine:
     if major != b"1":
         raise VersionNotSupported("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
     return RequestLine(method.decode(), target.decode(), (1, 0 if minor == b"0" else 1))
+
+
+def parse_head(head: bytes) -> tuple[RequestLine, list[tuple[str, str]]] | None:
+    """All lines of a head, without the empty one, in one pass -> what make_request needs.
+
+    None if something is wrong: parse_request_line and parse_field_line, which say the same of lines
+    in which nothing is, tell what.
+    """
+    match = _PLAIN_HEAD.fullmatch(head.decode("latin-1"))
+    if match is None:
+        return None
+    method, target, minor, fields = match.groups()
+    pairs = []
+    for line in fields.split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        pairs.append((name.lower(), value.strip(" \t")))
+    return RequestLine(method, target, (1, 0 if minor == "0" else 1)), pairs
 
 
 def parse_field_line(line: bytes) -> tuple[str, str]:
@@ -92,13 +118,16 @@ def make_request(line: RequestLine, fields: Iterable[tuple[str, str]]) -> Reques
     """
     method, target, version = line
     headers = Headers(tuple(fields))
-    framing = _framing(headers, version)
-    host = _host(headers, version)
+    said: Said = {}
+    for name, value in headers.fields:
+        said.setdefault(name, []).append(value)
+    framing = _framing(said, version)
+    host = _host(said, version)
     if method in ("CONNECT", "TRACE"):
         # A tunnel or an echo of the client's own headers: nothing here offers either.
         raise NotImplementedHere(f"{method} is not offered here.")
     scheme, authority, path, query = _split_target(method, target, host)
-    options = _list(headers, "connection")
+    options = _list(said, "connection")
     return Request(
         method=method,
         target=target,
@@ -110,11 +139,12 @@ def make_request(line: RequestLine, fields: Iterable[tuple[str, str]]) -> Reques
         headers=headers,
         # RFC 9112, section 9.3: close wins; HTTP/1.0 has to ask.
         keep_alive="close" not in options and (version >= (1, 1) or "keep-alive" in options),
-        expect_continue=_expects_continue(headers, version) and framing not in (None, 0),
+        expect_continue=_expects_continue(said, version) and framing not in (None, 0),
         framing=framing,
     )
 
 
+@lru_cache(maxsize=64)  # a client names few hosts, again and again
 def split_authority(text: str) -> tuple[str, int | None]:
     """`host[:port]` -> the host in lower case (IPv6 in its brackets) and the port, None if unsaid.
 
@@ -132,15 +162,17 @@ def split_authority(text: str) -> tuple[str, int | None]:
     return (name or f"[{ipv6}]").lower(), int(port) if port else None
 
 
-def _list(headers: Headers, name: str) -> list[str]:
+def _list(said: Said, name: str) -> list[str]:
     """The members of a list-valued field, in lower case, empty ones too (RFC 9110, 5.6.1)."""
-    return [item.strip(" \t").lower() for v in headers.get_all(name) for item in v.split(",")]
+    if name not in said:
+        return []
+    return [item.strip(" \t").lower() for value in said[name] for item in value.split(",")]
 
 
-def _framing(headers: Headers, version: tuple[int, int]) -> int | Literal["chunked"] | None:
+def _framing(said: Said, version: tuple[int, int]) -> int | Literal["chunked"] | None:
     """How the body's end is found (RFC 9112, section 6.3)."""
-    lengths = headers.get_all("content-length")
-    codings = _list(headers, "transfer-encoding")
+    lengths = said.get("content-length")
+    codings = _list(said, "transfer-encoding")
     if codings:
         if lengths:
             raise BadRequest("Content-Length and Transfer-Encoding are both there; send one.")
@@ -162,9 +194,9 @@ def _framing(headers: Headers, version: tuple[int, int]) -> int | Literal["chunk
     return int(lengths[0])
 
 
-def _host(headers: Headers, version: tuple[int, int]) -> str:
+def _host(said: Said, version: tuple[int, int]) -> str:
     """Host's value; empty only for HTTP/1.0 without one (RFC 9112, section 3.2)."""
-    hosts = headers.get_all("host")
+    hosts = said.get("host", [])
     if not hosts and version < (1, 1):
         return ""
     if len(hosts) != 1:
@@ -210,11 +242,11 @@ def _split_path(text: str) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def _expects_continue(headers: Headers, version: tuple[int, int]) -> bool:
+def _expects_continue(said: Said, version: tuple[int, int]) -> bool:
     """Whether the client waits for "100 Continue" (RFC 9110, section 10.1.1)."""
     if version < (1, 1):  # "in an HTTP/1.0 request MUST ignore"
         return False
-    expected = set(_list(headers, "expect")) - {""}
+    expected = set(_list(said, "expect")) - {""}
     if not expected <= {"100-continue"}:
         raise ExpectationFailed("Of all expectations, only 100-continue can be met.")
     return bool(expected)

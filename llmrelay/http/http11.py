@@ -26,7 +26,7 @@ from ..errors import (
 )
 from .events import NEED_DATA, Data, EndOfMessage, Event, NeedData
 from .grammar import QUOTED_STRING, TOKEN
-from .head import make_request, parse_field_line, parse_request_line
+from .head import RequestLine, make_request, parse_field_line, parse_head, parse_request_line
 
 # RFC 9112, section 2.2 asks to ignore "at least one" empty line before a request: old clients send
 # one after a body. A few do; more are no request.
@@ -44,9 +44,11 @@ PART_BYTES: Final = 64 * 1024
 _EXTENSION: Final = rf"[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*(?:{TOKEN}|{QUOTED_STRING}))?"
 _CHUNK_LINE: Final = re.compile(rf"([0-9A-Fa-f]{{1,16}})((?:{_EXTENSION})*)".encode())
 _TOKEN_START: Final = re.compile(TOKEN[:-1].encode())
+_END_OF_HEAD: Final = b"\r\n\r\n"
 _HEAD: Final = b"HEAD "  # as a request line begins with it
 
 Parsing = Generator[Event | NeedData, None, None]
+Head = tuple[RequestLine, list[tuple[str, str]]]
 
 
 class RequestParser:
@@ -128,11 +130,10 @@ class RequestParser:
 
     def _message(self) -> Parsing:
         """HTTP-message (RFC 9112, section 2.1)."""
-        line = yield from self._request_line()
-        budget = self._max_head_bytes - len(line) - 2
-        request_line = parse_request_line(line)
+        while self._no_line_yet:
+            yield NEED_DATA
+        request_line, fields = self._whole_head() or (yield from self._head())
         self.method = request_line.method
-        fields = yield from self._fields(budget)
         request = make_request(request_line, fields)
         yield request
         if request.framing == "chunked":
@@ -143,6 +144,25 @@ class RequestParser:
         self._whole = True
         while True:
             yield EndOfMessage()
+
+    def _whole_head(self) -> Head | None:
+        """A head that has come as a whole and has nothing wrong in its lines; else None."""
+        end = self._buffer.find(_END_OF_HEAD, 0, self._max_head_bytes)
+        if end < 0:
+            return None
+        head = parse_head(bytes(self._buffer[:end]))
+        if head is None or len(head[1]) > self._max_headers:
+            return None
+        del self._buffer[: end + len(_END_OF_HEAD)]
+        return head
+
+    def _head(self) -> Generator[NeedData, None, Head]:
+        """Line by line, as they come."""
+        line = yield from self._request_line()
+        budget = self._max_head_bytes - len(line) - 2
+        request_line = parse_request_line(line)
+        self.method = request_line.method
+        return request_line, (yield from self._fields(budget))
 
     def _request_line(self) -> Generator[NeedData, None, bytes]:
         """The first line that is not empty."""
