@@ -10,7 +10,8 @@ import json
 import math
 import re
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar
+from functools import cache, lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 from .protocol import RemoteProtocolError
 
@@ -33,6 +34,24 @@ def _is_finite(number: Any) -> bool:
 
 
 M = TypeVar("M", bound="Message")
+
+
+class _Field(NamedTuple):
+    """What decode() has to know of a message's field."""
+
+    name: str
+    required: bool
+    declared: str
+    kinds: tuple[type, ...]
+
+
+@cache
+def _fields_of(message: type[Message]) -> tuple[_Field, ...]:
+    return tuple(
+        _Field(each.name, each.default is MISSING, str(each.type), _KINDS[str(each.type)])
+        for each in fields(message)
+    )
+
 
 # Header fields: names in lower case, and values, whose characters stand for bytes (Latin-1) and do
 # not end the field (RFC 9110, section 5.5).
@@ -83,21 +102,20 @@ class Message:
         """
         value = _load(payload)
         known = {}
-        for field in fields(cls):
-            if field.name not in value:
-                if field.default is MISSING:
-                    raise RemoteProtocolError(f"{cls.__name__} without {field.name}")
+        for name, required, declared, kinds in _fields_of(cls):  # type: ignore[arg-type]
+            if name not in value:
+                if required:
+                    raise RemoteProtocolError(f"{cls.__name__} without {name}")
                 continue
-            item = value[field.name]
-            kinds = _KINDS[str(field.type)]
+            item = value[name]
             # A bool is an int to Python, but not on the wire.
             if not isinstance(item, kinds) or (isinstance(item, bool) and bool not in kinds):
-                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is not {field.type}")
+                raise RemoteProtocolError(f"{cls.__name__}.{name} is not {declared}")
             if float in kinds and item is not None and not _is_finite(item):
-                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is no finite number")
+                raise RemoteProtocolError(f"{cls.__name__}.{name} is no finite number")
             if list in kinds and (item := _pairs(item)) is None:
-                raise RemoteProtocolError(f"{cls.__name__}.{field.name} is no header fields")
-            known[field.name] = item
+                raise RemoteProtocolError(f"{cls.__name__}.{name} is no header fields")
+            known[name] = item
         return cls(**known)
 
 
@@ -197,8 +215,16 @@ class Call(Message):
     timeout_s: float | None = None
     retries: int = 2
 
+    def encode(self) -> bytes:
+        return _encode_call(self)
+
     def __repr__(self) -> str:
         return f"Call({self.kind}, model={self.model!r})"
+
+
+@lru_cache(maxsize=16)  # most are like one before, as the prompt is not in it
+def _encode_call(call: Call) -> bytes:
+    return Message.encode(call)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from ..errors import RelayError, RunnerFailed
 
 logger = logging.getLogger("llmrelay.runner")
 
+_END_OF_BODY = End().encode()
+
 # Told how a call ended, once its place on the runner is free again; None if we cancelled it.
 OnOver = Callable[[End | RelayError | None], None]
 
@@ -127,7 +129,7 @@ class LinkCall:
     def end_body(self) -> None:
         """The body is whole."""
         if not self.over:
-            self._outlet.send(FrameType.END, self.call_id, End().encode())
+            self._outlet.send(FrameType.END, self.call_id, _END_OF_BODY)
 
     def hand_back(self, *, grow: bool = False) -> None:
         """What came has gone on to the client: the runner may send as much again.
