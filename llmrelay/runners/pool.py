@@ -8,11 +8,11 @@ and no runner's life: fleet.py says who there is, attempts.py asks for places.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from runner_payload.messages import Call, End, Request
 
@@ -56,6 +56,7 @@ class Pool:
         self.budget = RetryBudget(config.retry_budget)
         self._config = config
         self._members: dict[str, Member] = {}
+        self._standings: list[Standing] = []  # theirs
         self._queue: FairQueue[Waiter] = FairQueue()
         self._free_rate = FreeRate()
         self._random = random.Random()  # noqa: S311 - spreads load
@@ -64,11 +65,15 @@ class Pool:
 
     def add(self, runner: Runner) -> None:
         """There is another runner."""
-        self._members[runner.name] = Member(runner, Standing(runner.spec, runner.max_calls))
+        member = Member(runner, Standing(runner.spec, runner.max_calls))
+        self._members[runner.name] = member
+        self._standings.append(member.standing)
 
     def remove(self, runner: Runner) -> None:
         """It takes no more calls; those that it has go on."""
-        self._members.pop(runner.name).standing.ready = False
+        standing = self._members.pop(runner.name).standing
+        standing.ready = False
+        self._standings.remove(standing)
 
     def rename(self, before: str, runner: Runner) -> None:
         """A runner has another name; how it stands is as it was."""
@@ -132,19 +137,35 @@ class Pool:
             member = await self._place(ask, tried)
             runner = member.runner
             tried = {*tried, runner.name}
-            with contextlib.ExitStack() as undo:
-                undo.callback(self._over, member, None)
-                asked = replace(call, model=runner.spec.upstream_model(call.model))
-                if any(self._well(ask, tried)):
-                    asked = replace(asked, retries=0)  # another runner is the better retry
-                if deadline_s is not None:
-                    asked = replace(asked, timeout_s=max(_LEAST_S, deadline_s - self._now_s()))
-                try:
-                    opened = runner.open(asked, sink, partial(self._over, member))
-                except NoRunner:
-                    continue  # lost this very moment, of which its snapshot does not know yet
-                undo.pop_all()
-                return runner, opened
+            opened: LinkCall | None = None
+            try:
+                asked = self._for_runner(call, runner.spec, ask, tried, deadline_s)
+                opened = runner.open(asked, sink, partial(self._over, member))
+            except NoRunner:
+                continue  # lost this very moment, of which its snapshot does not know yet
+            finally:
+                if opened is None:
+                    self._over(member, None)
+            return runner, opened
+
+    def _for_runner(
+        self,
+        call: Call | Request,
+        spec: RunnerSpec,
+        ask: Ask,
+        tried: Collection[str],
+        deadline_s: float | None,
+    ) -> Call | Request:
+        """The call, as the runner of `spec`, which is in `tried`, is asked for it."""
+        changes: dict[str, Any] = {}
+        model = spec.upstream_model(call.model)
+        if model != call.model:
+            changes["model"] = model
+        if len(self._standings) > 1 and any(self._well(ask, tried)):
+            changes["retries"] = 0  # another runner is the better retry
+        if deadline_s is not None:
+            changes["timeout_s"] = max(_LEAST_S, deadline_s - self._now_s())
+        return replace(call, **changes) if changes else call
 
     def others(self, ask: Ask, tried: Collection[str]) -> list[RunnerSpec]:
         """The runners beside those in `tried` that are well and for such calls, full or not."""
@@ -175,14 +196,11 @@ class Pool:
     def _choose(self, ask: Ask, tried: Collection[str]) -> Member | None:
         """A runner with a place for the call, which is taken then."""
         now_s = self._now_s()
-        chosen = choose(ask, self._standings(), now_s, self._random, tried)
+        chosen = choose(ask, self._standings, now_s, self._random, tried)
         if chosen is None:
             return None
         chosen.begin(now_s)
         return self._members[chosen.spec.name]
-
-    def _standings(self) -> list[Standing]:
-        return [member.standing for member in self._members.values()]
 
     def _check(self, ask: Ask, tried: Collection[str]) -> None:
         """Raises what no wait for a place would mend."""
@@ -212,7 +230,8 @@ class Pool:
         member.standing.end(now_s, outcome_of(ending))
         if not isinstance(ending, RunnerLost):  # whose place has gone with it
             self._free_rate.note(now_s)
-        self._serve_queue(member)
+        if self._queue:
+            self._serve_queue(member)
 
     def _serve_queue(self, member: Member) -> None:
         """Hands the member's free places to those who wait for one."""
@@ -237,7 +256,7 @@ class Pool:
     def _well(self, ask: Ask, tried: Collection[str]) -> Iterator[Standing]:
         """The ready runners for such calls, beside those in `tried`, that may have one."""
         now_s = self._now_s()
-        return (s for s in fitting(ask, self._standings(), tried) if s.breaker.allows(now_s))
+        return (s for s in fitting(ask, self._standings, tried) if s.breaker.allows(now_s))
 
     def _leave(self, waiter: Waiter) -> None:
         """Whoever waited is gone; should a place have come this moment, it is passed on."""

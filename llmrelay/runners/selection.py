@@ -78,11 +78,10 @@ def choose(
     candidates = [standing for standing in ready if standing.breaker.allows(now_s)] or ready
     if ask.conversation:
         return _by_affinity(ask.conversation, candidates)
-    return min(
-        (standing for standing in candidates if standing.has_room),
-        key=lambda each: (each.cost(now_s), random.random()),
-        default=None,
-    )
+    with_room = [standing for standing in candidates if standing.has_room]
+    if len(with_room) < 2:
+        return with_room[0] if with_room else None
+    return min(with_room, key=lambda each: (each.cost(now_s), random.random()))
 
 
 def fitting(ask: Ask, standings: Iterable[Standing], tried: Collection[str]) -> Iterator[Standing]:

@@ -90,7 +90,7 @@ class RunnerSpec:
 
     def upstream_model(self, model: str) -> str:
         """What upstream calls the model that a client asked for."""
-        return dict(self.model_map).get(model, model)
+        return dict(self.model_map).get(model, model) if self.model_map else model
 
 
 @lru_cache(maxsize=1024)  # by what the inventory says, never by what clients ask for
