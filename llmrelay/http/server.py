@@ -115,16 +115,15 @@ class Server:
                 raise listeners.cannot_listen(listener.address, error) from error
 
     async def _accept(self, listener: Listener) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
         connected = functools.partial(self._connected, listener)
         # Two may have bound it, and only one can listen; uvloop says nothing of that.
         listener.sock.listen(BACKLOG)
         # asyncio closes the socket that it is given. Ours stays open beside it, to be asked.
         sock = listener.sock.dup()
-        start = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
         with contextlib.ExitStack() as undo:
             undo.callback(sock.close)
-            accepting = await start(lambda: Wire(connected), sock=sock, backlog=ACCEPTED_PER_TURN)
+            accepting = await start(connected, sock=sock, backlog=ACCEPTED_PER_TURN)
             undo.pop_all()
         listener.sock.listen(BACKLOG)  # the same socket, which listens already
         return accepting
@@ -223,7 +222,12 @@ class Server:
         while self._connections:
             await asyncio.wait(set(self._connections))
 
-    def _connected(self, listener: Listener, wire: Wire) -> None:
+    def _connected(
+        self, listener: Listener, _: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Not a coroutine function: asyncio would make a task of it that nobody owns."""
+        wire = Wire()
+        wire.take_over(writer)
         encryption = self.encryption if isinstance(listener.address, ListenAddress) else None
         if self._aborted.is_set():
             wire.transport.abort()

@@ -8,7 +8,6 @@ by connection.py for what is behind a TLS handshake; incoming.py is the receiver
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol, cast
 
 
@@ -28,24 +27,28 @@ class Receiver(Protocol):
 class Wire(asyncio.Protocol):
     """One connection, or the TLS in it.
 
-    Args:
-        made: called once there is a transport.
-
     Attributes:
-        transport: its writing side; to be read from the time on that `made` is called.
-        receiver: to be set then, at the latest.
+        transport: its writing side, once there is one.
+        receiver: to be set by then.
         lost: done once the transport is closed, by whomever.
     """
 
-    __slots__ = ("_drained", "_made", "_paused", "lost", "receiver", "transport")
+    __slots__ = ("_drained", "_paused", "_writer", "lost", "receiver", "transport")
 
-    def __init__(self, made: Callable[[Wire], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.transport: asyncio.Transport
         self.receiver: Receiver | None = None
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._made = made
         self._paused = False
         self._drained: asyncio.Future[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    def take_over(self, writer: asyncio.StreamWriter) -> None:
+        """Stands in the place of the streams that asyncio.start_server has made."""
+        # Its end would close the transport (since Python 3.12).
+        self._writer = writer
+        writer.transport.set_protocol(self)
+        self.connection_made(writer.transport)
 
     async def drained(self) -> None:
         """Returns when less than the high water mark is unsent, or the connection is lost."""
@@ -57,9 +60,6 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        made, self._made = self._made, None
-        if made is not None:
-            made(self)
 
     def data_received(self, data: bytes) -> None:
         if self.receiver is not None:
@@ -81,6 +81,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.resume_writing()
+        self._writer = None
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
             receiver.lost(exc)

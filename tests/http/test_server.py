@@ -15,7 +15,6 @@ from llmrelay.errors import CannotListen
 from llmrelay.http.exchange import Exchange
 from llmrelay.http.listeners import Listener
 from llmrelay.http.server import Server
-from llmrelay.http.wire import Wire
 from llmrelay.values import ListenAddress, UnixAddress
 
 from .conftest import Run
@@ -164,8 +163,10 @@ def test_drain_closes_idle_connections_at_once(run: Run) -> None:
 
 def test_abort_closes_a_connection_whose_task_has_not_run_yet(run: Run) -> None:
     class Early(Server):
-        def _connected(self, listener: Listener, wire: Wire) -> None:
-            super()._connected(listener, wire)
+        def _connected(
+            self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            super()._connected(listener, reader, writer)
             self.abort()
 
     async def subject() -> None:
@@ -181,8 +182,10 @@ def test_abort_closes_a_connection_whose_task_has_not_run_yet(run: Run) -> None:
 
 def test_drain_closes_a_connection_whose_task_has_not_run_yet(run: Run) -> None:
     class Early(Server):
-        def _connected(self, listener: Listener, wire: Wire) -> None:
-            super()._connected(listener, wire)
+        def _connected(
+            self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            super()._connected(listener, reader, writer)
             for connection in self._connections.values():
                 connection.drain(0)
 
