@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner_payload import http1
 from runner_payload.http1 import MAX_HEAD_BYTES, MAX_LINE_BYTES, Head, HeadReader, NotHTTP
 from tests.runner_payload.splits import PLACES, cut, one_by_one
 
@@ -310,6 +311,39 @@ def test_a_chunk_in_one_read_is_given_without_being_put_together() -> None:
     assert decoder.feed(b"2\r\nab\r\n1\r\nc\r\n") == b"abc"
     assert decoder.feed(b"8\r\nab\r\n") == b"ab\r\n"
     assert not decoder.done
+
+
+def test_chunks_are_the_same_whether_their_sizes_have_come_before_or_not() -> None:
+    bodies = [b"x" * size for size in (1, 15, 16, 255, 3, 256, 4095, 4096, 7, 7, 7, 1)]
+    data = CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(body), body) for body in bodies)
+    capitals = CHUNKED + b"".join(b"%X\r\n%b\r\n" % (len(body), body) for body in bodies)
+    expected = (200, b"".join(bodies), b"", True)
+    http1._sizes.clear()
+    for _ in range(2):
+        for stream in (data + LAST, capitals + LAST):
+            assert read([stream]) == expected
+            for step in (1, 100):
+                cuts = [stream[at : at + step] for at in range(0, len(stream), step)]
+                assert read(cuts) == expected
+
+
+@pytest.mark.parametrize("broken", [b"7\r\n1234567", b"7\r\n12345678\r\n", b"7\r\n123456\r\n"])
+def test_a_chunk_of_a_size_that_has_come_before_may_still_be_none(broken: bytes) -> None:
+    good = CHUNKED + b"7\r\nabcdefg\r\n"
+    assert read([good + LAST]) == (200, b"abcdefg", b"", True)
+    for portions in ([good + broken + b"\nx" + LAST], [good, broken + b"\nx" + LAST]):
+        with pytest.raises(NotHTTP):
+            read(portions)
+
+
+def test_sizes_that_have_come_before_are_kept_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may have something of its own in each size line."""
+    monkeypatch.setattr(http1, "_sizes", {})
+    for number in range(1, 5_000):
+        read([CHUNKED + b"%x\r\n%b\r\n" % (number, b"x" * number)])
+        read([CHUNKED + b"1;%b%d\r\nx\r\n" % (b"y" * 1000, number)])
+    assert len(http1._sizes) == http1._MAX_SIZES
+    assert max(map(len, http1._sizes)) <= http1._MAX_KEPT_BYTES
 
 
 # --- Properties ---------------------------------------------------------------------------------
