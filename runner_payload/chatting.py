@@ -123,15 +123,19 @@ class _Texts:
         self.done = False
         self.ready = answer.ready
         self._deltas = deltas
+        self._alike = deltas.alike
         self._emit = answer.emit
         self._events = 0
 
     def take(self, piece: bytes) -> bool:
         """The deltas of one read: the runner's hot path."""
+        text = self._alike(piece)
+        if text is not None:
+            return self._emit(text)
         deltas = self._deltas
         text = deltas.feed(piece)
         # Comments and parts of events are no sign of life worth passing on.
-        if deltas.events == self._events:
+        if not text and deltas.events == self._events:
             return True
         self._events = deltas.events
         self.done = deltas.done

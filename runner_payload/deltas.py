@@ -7,6 +7,7 @@ completions (OpenAI reference, "The chat completion chunk object") and nothing o
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jiter
@@ -16,6 +17,9 @@ from .events import Usage
 from .sse import EventDecoder, EventTooLong
 
 MAX_EVENT_BYTES = 1024 * 1024
+# A read of more has several events in it.
+_LARGE_BYTES = 1024
+_EVENT_END = re.compile(rb"\n\r?\n")
 
 
 class NotAnEventStream(Exception):
@@ -32,7 +36,7 @@ class DeltaDecoder:
     Attributes:
         begun: some text has come out.
         done: [DONE] has come.
-        events: how many events have come whole, with text or without.
+        events: how many events have been parsed, with text or without.
         finish_reason: upstream's, once it has said it.
         usage: upstream's count, once it has given one.
     """
@@ -45,9 +49,10 @@ class DeltaDecoder:
         self.usage = Usage()
         self._events = EventDecoder(MAX_EVENT_BYTES)
         self._high_surrogate = ""
-        self._alike = Alike()
-        # The next read begins with an event, and the one before it has left nothing.
-        self._between = False
+        self._alike = Alike(jiter.from_json)
+        # The hot path: the text of a read that brings nothing but events like those before it, or
+        # None, and then it is for feed().
+        self.alike = self._alike.text
 
     def feed(self, chunk: bytes) -> bytes:
         """The text of all deltas that `chunk` completes; often empty.
@@ -57,39 +62,46 @@ class DeltaDecoder:
             ErrorEvent: upstream reports an error. Text that stood before it in the same chunk is
                 lost with the answer, which is broken anyway.
         """
-        # The hot path: a read that brings one more event like those before it.
-        if self._between and (alike := self._alike.text(chunk)) is not None:
-            self.events += 1
-            return alike
-        if self.done:
+        if (text := self.alike(chunk)) is not None:
+            return text
+        if len(chunk) > _LARGE_BYTES:
+            # A half may be alike: it has begun within an event, or one of many says something else.
+            half = _EVENT_END.search(chunk, len(chunk) // 2)
+            if half is not None and (at := half.end()) < len(chunk):
+                return self.feed(chunk[:at]) + self.feed(chunk[at:])
+        return self._parsed(chunk)
+
+    def _parsed(self, chunk: bytes) -> bytes:
+        """As feed(), whatever it may be."""
+        if self.done or not chunk:
             return b""
-        between = self._events.between
         try:
             events = self._events.feed(chunk)
         except EventTooLong:
             raise NotAnEventStream(f"an event of more than {MAX_EVENT_BYTES} bytes") from None
         self.events += len(events)
-        text = ""
+        text = last = ""
         for data in events:
             if data.startswith(b"[DONE]"):
                 self.done = True
                 break
-            text += self._delta(data)
+            text += (last := self._delta(data))
         if text:
             self.begun = True
         answer = self._encode(text, last=self.done)
-        between = between and self._events.between
-        self._between = between and self.begun and not (self.done or self._high_surrogate)
-        if self._between and len(events) == 1 and text:
-            self._learn(chunk, text)
+        more = self.begun and not (self.done or self._high_surrogate)
+        self._alike.between = more and self._events.between
+        if self._alike.between and last:
+            self._learn(chunk, events[-1])
         return answer
 
-    def _learn(self, chunk: bytes, text: str) -> None:
-        """Takes a read, one event long, for what those to come are like."""
-        if chunk[:5] != b"data:" or b"\n" in chunk.rstrip():
+    def _learn(self, chunk: bytes, data: bytes) -> None:
+        """Takes the event that `chunk` ends with, if it is a line, for a model of those to come."""
+        event = chunk[chunk.rfind(b"\ndata:") + 1 :]
+        if event[:5] != b"data:" or event[5:].strip() != data:
             return
-        other = self._alike.learn(chunk, text)
-        if other is not None and not _differ_in_text(chunk, other):
+        other = self._alike.learn(event)
+        if other is not None and not _differ_in_text(event, other):
             self._alike.forget()
 
     def finish(self) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from runner_payload import deltas
 from runner_payload.alike import Alike
 from runner_payload.deltas import DeltaDecoder, ErrorEvent, NotAnEventStream
+from tests.runner_payload.splits import PLACES, cut
 
 COMMON = {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
@@ -56,7 +58,7 @@ def test_of_events_that_differ_in_their_text_alone_the_first_is_parsed(
     if end != "\r\r":  # a CR may be half of a line's end, so that one is never sure
         assert (first, said) == (b"a", [b"b", b" c d", b"x" * 99, b"0"])
         assert len(parsed) == count
-        assert decoder.events == 5
+        assert decoder.events == 1
     assert decoder.feed(b"data: [DONE]\n\n") == (b"0" if end == "\r\r" else b"")
     assert decoder.done
 
@@ -79,10 +81,10 @@ def test_of_events_that_differ_in_their_text_alone_the_first_is_parsed(
 )
 def test_whatever_else_comes_is_read_as_if_there_was_nothing_alike(other: bytes) -> None:
     decoder, plain = DeltaDecoder(), DeltaDecoder()
-    plain._alike.learn = lambda event, text: None  # type: ignore[method-assign]
+    plain._alike.learn = lambda event: None  # type: ignore[method-assign]
     for data in (event("a"), event("b"), other, event("c"), event("d"), b"data: [DONE]\n\n"):
         assert outcome(decoder, data) == outcome(plain, data)
-        assert (decoder.events, decoder.done) == (plain.events, plain.done)
+        assert decoder.done == plain.done
 
 
 @pytest.mark.parametrize("times", [1, 9])
@@ -131,8 +133,8 @@ def test_events_that_are_never_alike_are_looked_at_once(monkeypatch: pytest.Monk
     asked: list[object] = []
     learn = Alike.learn
 
-    def count(self: Alike, data: bytes, text: str) -> bytes | None:
-        found = learn(self, data, text)
+    def count(self: Alike, data: bytes) -> bytes | None:
+        found = learn(self, data)
         asked.append(found)
         return found
 
@@ -163,3 +165,102 @@ def test_whatever_the_texts_they_come_out_as_they_went_in(
         said += decoder.feed(event(text, ascii_only=ascii_only, end=end, created=created))
     said += decoder.finish()
     assert said.decode() == "".join(text for text, *_ in events)
+
+
+# --- Several in one read ------------------------------------------------------------------------
+
+TEXTS = ["b", " c", "", "grün 世界 😀", 'say "d"', "back\\slash", "line\nend", "\\", "\x7f", "e"]
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n"])
+def test_of_many_events_in_a_read_none_is_parsed(
+    parsed: list[bytes], end: str, ascii_only: bool
+) -> None:
+    decoder = DeltaDecoder()
+    decoder.feed(event("a", end=end))
+    count = len(parsed)
+    texts = [text for text in TEXTS if not text.endswith("\\")]
+    for said in (texts, *([text] for text in texts if text), ["x"] * 500):
+        data = b"".join(event(text, end=end, ascii_only=ascii_only) for text in said)
+        assert decoder.feed(data) == "".join(said).encode()
+    assert len(parsed) == count
+
+
+def test_of_a_large_read_only_what_is_not_alike_is_parsed(parsed: list[bytes]) -> None:
+    decoder = DeltaDecoder()
+    role = event("", choice={"delta": {"role": "assistant", "content": ""}})
+    end = event("", choice={"delta": {}, "finish_reason": "stop"}) + b"data: [DONE]\n\n"
+    texts = [f"{number} " for number in range(2_000)]
+    data = role + b"".join(map(event, texts)) + end
+    cuts = [data[at : at + 50_001] for at in range(0, len(data), 50_001)]
+    assert b"".join(map(decoder.feed, cuts)) == "".join(texts).encode()
+    assert (decoder.done, decoder.finish_reason) == (True, "stop")
+    # A few where a read begins or ends, and where something else is said.
+    assert len(parsed) < 20 * len(cuts)
+
+
+BROKEN = event("T")
+RAW = ["a", "\\", ',"b', '","', 'x","y', "\\n", "\\u00", "e9", "\n\n", "\0", "\ud83d", "\\ude00"]
+
+
+@given(st.lists(st.lists(st.sampled_from(RAW), max_size=3).map("".join), min_size=1, max_size=5))
+def test_quotes_and_backslashes_that_are_in_the_wrong_place_are_seen(texts: list[str]) -> None:
+    decoder, plain = DeltaDecoder(), DeltaDecoder()
+    plain._alike.learn = lambda event: None  # type: ignore[method-assign]
+    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    for data in (event("a"), b"".join(BROKEN.replace(b"T", text) for text in raw), event("z")):
+        found = outcome(decoder, data)
+        assert found == outcome(plain, data)
+        if not isinstance(found, bytes):
+            return
+
+
+SPECIAL = [
+    b": a comment\n\n",
+    b"event: x\n",
+    b"data: {}\n\n",
+    b"\n",
+    b"\xef\xbb\xbf",
+    event("", usage={"prompt_tokens": 7, "completion_tokens": 9}),
+    event("z", choice={"finish_reason": "length"}),
+    event("half \ud83d", ascii_only=True),
+    event("\ude00", ascii_only=True),
+    event("a", error={"message": "no"}),
+    event(["a"]),
+    b"data: {\n\n",
+    b"data: [DONE]\n\n",
+]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(TEXTS).map(event),
+            st.sampled_from(TEXTS).map(event),
+            st.sampled_from(TEXTS).map(lambda text: event(text, end="\r\n\r\n")),
+            st.sampled_from(SPECIAL),
+        ),
+        max_size=24,
+    ),
+    PLACES,
+    st.sampled_from([1, 400, 100_000]),
+)
+def test_a_stream_says_the_same_in_any_split_as_without_anything_alike(
+    events: list[bytes], places: list[int], large_bytes: int
+) -> None:
+    data = event("first") + b"".join(events)
+    said: list[object] = []
+    for portions, learns in ((cut(data, places), True), ([data], True), ([data], False)):
+        decoder = DeltaDecoder()
+        if not learns:
+            decoder._alike.learn = lambda event: None  # type: ignore[method-assign]
+        with patch.object(deltas, "_LARGE_BYTES", large_bytes):
+            try:
+                text = b"".join([*map(decoder.feed, portions), decoder.finish()])
+            except (NotAnEventStream, ErrorEvent) as error:
+                said.append(str(error))
+                continue
+        usage = decoder.usage
+        said.append((text, decoder.done, decoder.finish_reason, usage.output_tokens))
+    assert said[0] == said[1] == said[2]
