@@ -224,7 +224,8 @@ class Body(httpx2.AsyncByteStream):
         self._error: Exception | None = None
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
-        self._sink: Sink | None = None
+        # Of the sink that it is poured into.
+        self._take: Callable[[bytes], bool] | None = None
         self._wake: asyncio.Future[None] | None = None
 
     # --- For whoever reads it -------------------------------------------------------------------
@@ -246,11 +247,11 @@ class Body(httpx2.AsyncByteStream):
                     await sink.ready()
                 continue
             # From here on receive() gives it each piece in the callback that has read it.
-            self._sink = sink
+            self._take = sink.take
             try:
                 await self._more()
             finally:
-                self._sink = None
+                self._take = None
             await sink.ready()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -312,16 +313,17 @@ class Body(httpx2.AsyncByteStream):
         Raises:
             NotHTTP: it is no body.
         """
-        decoder, sink = self._decoder, self._sink
+        decoder, take = self._decoder, self._take
         piece = decoder.feed(data)
-        if piece and sink is None:
-            self._hold(piece)
-        elif piece and sink is not None:
-            try:
-                if not sink.take(piece):
-                    self._stop()
-            except Exception as error:  # noqa: BLE001 - it is for whoever pours
-                self._stop(error)
+        if piece:
+            if take is None:
+                self._hold(piece)
+            else:
+                try:
+                    if not take(piece):
+                        self._stop()
+                except Exception as error:  # noqa: BLE001 - it is for whoever pours
+                    self._stop(error)
         if decoder.done and not self._over:
             self._over = True
             self._on_over(not decoder.rest)
@@ -330,7 +332,7 @@ class Body(httpx2.AsyncByteStream):
     def _stop(self, error: Exception | None = None) -> None:
         """The sink takes no more for now: its coroutine goes on."""
         # Another read may come before that one has its turn.
-        self._sink = None
+        self._take = None
         if not self._decoder.done:
             self._connection.pause()
         self._wake_up(error)

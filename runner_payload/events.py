@@ -76,8 +76,10 @@ class EventRelay:
 
     def feed(self, chunk: bytes) -> bytes:
         """All that can go on; often all of `chunk`."""
-        if chunk[-2:] == b"\n\n" and not self._rest and b'"usage"' not in chunk:
-            return chunk  # what nearly every read is
+        if chunk[-2:] == b"\n\n" and not self._rest:
+            # What nearly every read is. Not `in`, which first tries what it looks for as a number,
+            # and makes an exception of it, for longer than it searches.
+            return chunk if chunk.find(b'"usage"') < 0 else self._counted(chunk)
         data = self._rest + chunk if self._rest else chunk
         end = _end_of_events(data)
         if not end and len(data) > MAX_HELD_BYTES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,8 @@ class RunningCall:
         self._start = start
         self._window = SendWindow(start.window_bytes)
         self._granted = asyncio.Event()
-        self._silence: Silence | None = None
+        self._now_s = asyncio.get_running_loop().time
+        self._silence = Silence(start.delta_timeout_s)
         # Of the answer: what has no credit, or no room in the channel.
         self._held = b""
 
@@ -67,7 +69,7 @@ class RunningCall:
         task = asyncio.current_task()
         assert task is not None
         first_s = self._start.timeout_s if self._call.timeout_s is None else self._call.timeout_s
-        self._silence = Silence(task, first_s, self._start.delta_timeout_s)
+        self._silence.watch(task, first_s)
         try:
             end = await self._answer(upstream)
         except asyncio.CancelledError:
@@ -102,7 +104,6 @@ class RunningCall:
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes; it is the client who is awaited meanwhile, not upstream."""
-        assert self._silence is not None
         self._silence.pause()
         async for piece in self.inbound.pieces():
             self._silence.heard()
@@ -125,12 +126,14 @@ class RunningCall:
             credit, or the channel is full.
         """
         silence, window, length = self._silence, self._window, len(text)
-        assert silence is not None
-        silence.heard(text)
-        if length <= window.available and length <= DATA_BYTES:
+        silence.since_s = self._now_s()
+        if not silence.begun and text:
+            silence.begin()
+        left = window.available - length
+        if left >= 0 and length <= DATA_BYTES:
             if not length:
                 return True
-            window.available -= length
+            window.available = left
             return self._stdio.write(encode_data(self.call_id, text))
         self._held = text
         return False
@@ -139,7 +142,6 @@ class RunningCall:
         """Returns when what emit() could not send has been sent, and there is room for more."""
         if not self._held and not self._stdio.congested:
             return
-        assert self._silence is not None
         self._silence.pause()
         window = self._window
         await self._stdio.writable()
@@ -165,32 +167,43 @@ class Silence:
     whatever kind: a model that thinks aloud is not silent. One timer per call and limit, not per
     delta: an event only notes the time, and the timer, when it fires, looks at the note and goes on
     from there.
+
+    Attributes:
+        begun: text has come.
+        expired: that is what cancelled the task.
+        since_s: the loop's time at the last event; infinite while it is the client who is awaited.
     """
 
-    def __init__(self, task: asyncio.Task[None], first_s: float, between_s: float) -> None:
+    def __init__(self, between_s: float) -> None:
         self.expired = False
+        self.since_s = 0.0
+        self._limit_s = self._between_s = between_s
+        self.begun = False
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None]
+        self._timer: asyncio.TimerHandle
+
+    def watch(self, task: asyncio.Task[None], first_s: float) -> None:
+        """From now on; `first_s` is the limit before the first text."""
         self._task = task
-        self._loop = task.get_loop()
         self._limit_s = first_s
-        self._between_s = between_s
-        self._begun = False
-        self._paused = False
-        self._since = self._loop.time()
+        self.heard()
         self._timer = self._loop.call_later(first_s, self._check)
 
-    def heard(self, text: bytes = b"") -> None:
-        """Upstream has sent an event, and `text` in it."""
-        self._since = self._loop.time()
-        self._paused = False
-        if text and not self._begun:
-            self._begun = True
-            self._limit_s = self._between_s
-            self._timer.cancel()
-            self._check()
+    def heard(self) -> None:
+        """From here on it is upstream again that is awaited."""
+        self.since_s = self._loop.time()
+
+    def begin(self) -> None:
+        """The first text has come."""
+        self.begun = True
+        self._limit_s = self._between_s
+        self._timer.cancel()
+        self._check()
 
     def pause(self) -> None:
         """It is the client who is awaited, not upstream."""
-        self._paused = True
+        self.since_s = math.inf
 
     def stop(self) -> None:
         """The call is over."""
@@ -198,16 +211,16 @@ class Silence:
 
     def failure(self) -> Failure:
         """What happened, once expired."""
-        when = "after a delta" if self._begun else "before its first delta"
+        when = "after a delta" if self.begun else "before its first delta"
         return Failure(
             "upstream_timeout", f"The upstream was silent for {self._limit_s:g} s {when}."
         )
 
     def _check(self) -> None:
-        now = self._loop.time()
-        due = now + self._limit_s if self._paused else self._since + self._limit_s
-        if now >= due:
+        now_s = self._loop.time()
+        due_s = min(self.since_s, now_s) + self._limit_s
+        if now_s >= due_s:
             self.expired = True
             self._task.cancel()
         else:
-            self._timer = self._loop.call_at(due, self._check)
+            self._timer = self._loop.call_at(due_s, self._check)

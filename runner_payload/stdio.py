@@ -93,11 +93,11 @@ class Stdio:
         if self._lost:
             return True
         self._unsent.append(data)
-        self._unsent_bytes += len(data)
+        unsent_bytes = self._unsent_bytes = self._unsent_bytes + len(data)
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
-        return self._unsent_bytes <= HIGH_WATER_BYTES
+        return unsent_bytes <= HIGH_WATER_BYTES
 
     def close(self) -> None:
         """Sends what can be sent at once and lets the descriptors go."""
