@@ -8,6 +8,7 @@ so is a body that ends too early. Used by connection.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 # With the empty line behind it.
@@ -20,7 +21,7 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\r\n]*))?")
 # Spaces around the value are stripped elsewhere: a pattern for them would go back and forth in a
 # long row of them for hours, and hold up every call meanwhile.
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
+_FIELD = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)\r?$", re.MULTILINE)
 # A header's line that goes on in the next one (RFC 9112, section 5.2), as old servers have it.
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _CHUNK_LINE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
@@ -130,45 +131,49 @@ def _parse(text: bytes) -> Head | None:
     if matched is None:
         raise _no_status_line(first)
     minor, status = int(matched[1]), int(matched[2])
-    fields: Fields = []
-    for line in _FOLD.sub(b" ", lines).split(b"\n") if lines else ():
-        field = _FIELD.fullmatch(line.removesuffix(b"\r"))
-        if field is None:
-            raise NotHTTP(f"{line[:40]!r} in the place of a header")
-        fields.append((field[1], field[2].strip(b" \t")))
+    fields = _fields(lines)
+    named: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        named.setdefault(name.lower(), []).append(value)
     if status == 101:
         raise NotHTTP("it switches to a protocol that nobody asked for")
     if status < 200:
         return None
-    options = [option.strip().lower() for option in _joined(fields, b"connection").split(b",")]
+    options = b",".join(named.get(b"connection", ())).lower().split(b",")
+    options = [option.strip() for option in options]
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
-    decoder = _decoder(status, fields)
-    if isinstance(decoder, UntilClosed) or _doubtful(minor, fields):
+    decoder = _decoder(status, named)
+    if isinstance(decoder, UntilClosed) or _doubtful(minor, named):
         keep_alive = False
     return Head(status, matched[3] or b"", fields, keep_alive, decoder)
 
 
-def _doubtful(minor: int, fields: Fields) -> bool:
+def _fields(lines: bytes) -> Fields:
+    if lines.find(b"\n ") >= 0 or lines.find(b"\n\t") >= 0:
+        lines = _FOLD.sub(b" ", lines)
+    found: Fields = _FIELD.findall(lines)
+    if lines and len(found) <= lines.count(b"\n"):
+        line = next(line for line in lines.split(b"\n") if not _FIELD.fullmatch(line))
+        raise NotHTTP(f"{line[:40]!r} in the place of a header")
+    return [(name, value.strip(b" \t")) for name, value in found]
+
+
+def _doubtful(minor: int, named: Mapping[bytes, list[bytes]]) -> bool:
     """Whether something on the way may have read another length (RFC 9112, section 6.1)."""
-    names = {name.lower() for name, _ in fields}
-    return b"transfer-encoding" in names and (minor == 0 or b"content-length" in names)
+    return b"transfer-encoding" in named and (minor == 0 or b"content-length" in named)
 
 
-def _joined(fields: Fields, name: bytes) -> bytes:
-    return b",".join(value for each, value in fields if each.lower() == name)
-
-
-def _decoder(status: int, fields: Fields) -> BodyDecoder:
+def _decoder(status: int, named: Mapping[bytes, list[bytes]]) -> BodyDecoder:
     """By RFC 9112, section 6.3, for a request that was neither HEAD nor CONNECT."""
     if status in (204, 304):
         return Counted(0)
-    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
-    if codings:
+    codings = named.get(b"transfer-encoding")
+    if codings is not None:
         if [coding.lower() for coding in codings] != [b"chunked"]:
             raise NotHTTP(f"Transfer-Encoding {b', '.join(codings)[:40]!r}")
         return Chunked()
-    given = [value for name, value in fields if name.lower() == b"content-length"]
-    if not given:
+    given = named.get(b"content-length")
+    if given is None:
         return UntilClosed()
     lengths = {length.strip(b" \t") for length in b",".join(given).split(b",")}
     if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):

@@ -39,12 +39,14 @@ class EventDecoder:
         Raises:
             EventTooLong: the event under way is over the limit.
         """
-        if chunk[:6] == b"data: " and chunk.find(b"\n") == len(chunk) - 2 and self.between:
-            line = chunk.rstrip(b"\n")
-            if b"\r" not in line and len(line) == len(chunk) - 2:
-                # What nearly every read is: one event of one line, whole.
-                self._at_start = False
-                return [line[6:]]
+        if chunk[:6] == b"data: " and chunk[-2:] == b"\n\n" and not (self._rest or self._data):
+            # What nearly every read is: whole events, each a line.
+            lines = chunk[:-2].split(b"\n\n")
+            if chunk.count(b"\n") == 2 * len(lines) and chunk.find(b"\r") < 0:
+                found = [line[6:] for line in lines if line[:6] == b"data: "]
+                if len(found) == len(lines):
+                    self._at_start = False
+                    return found
         data = self._rest + chunk if self._rest else chunk
         if self._at_start:
             if len(data) < len(_BOM) and _BOM.startswith(data):
