@@ -335,7 +335,7 @@ class Exchange:
             raise RuntimeError("a response was begun before")
         if status < 200:
             raise ValueError(f"{status} is no final status")
-        if own := _OWN_HEADERS.intersection(name.lower() for name, _ in headers):
+        if own := {low for name, _ in headers if (low := name.lower()) in _OWN_HEADERS}:
             raise ValueError(f"the server itself sends {', '.join(sorted(own))}")
         if not self._uploading and (refusal := self._incoming.drop_received()) is not None:
             raise refusal

@@ -71,12 +71,14 @@ def _reason(status: int) -> bytes:
 
 
 def _encode_fields(headers: Iterable[Header]) -> bytes:
-    lines = []
-    for name, value in headers:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no header name")
-        if not _VALUE.fullmatch(value):
-            # The value may be a secret; the name is enough to find the bug.
-            raise ValueError(f"the value of {name} has a character that no header may have")
-        lines.append(f"{name}: {value}\r\n")
-    return "".join(lines).encode("latin-1")
+    return "".join([_line(name, value) for name, value in headers]).encode("latin-1")
+
+
+@functools.lru_cache(maxsize=64)  # most answers have what the one before had
+def _line(name: str, value: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no header name")
+    if not _VALUE.fullmatch(value):
+        # The value may be a secret; the name is enough to find the bug.
+        raise ValueError(f"the value of {name} has a character that no header may have")
+    return f"{name}: {value}\r\n"
