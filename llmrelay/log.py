@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
 class TextFormatter(logging.Formatter):
@@ -22,9 +23,8 @@ class TextFormatter(logging.Formatter):
         self._which = "" if worker is None else f"[{worker}]"
 
     def format(self, record: logging.LogRecord) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        head = f"{clock} {record.levelname.lower():7} {record.name}{self._which}: "
-        return head + _message(record)
+        clock, level = _clock(int(record.created)), record.levelname.lower()
+        return f"{clock} {level:7} {record.name}{self._which}: {_message(record)}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -48,6 +48,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+@lru_cache(maxsize=1)
+def _clock(unix_second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(unix_second))
+
+
 def _message(record: logging.LogRecord) -> str:
     text = record.getMessage()
     if record.exc_info:
@@ -57,6 +62,8 @@ def _message(record: logging.LogRecord) -> str:
 
 def configure(level: str, log_format: str, worker: int | None = None) -> None:
     """Sends the log to stderr; libraries are heard from warnings on."""
+    # Nobody reads these here, and to find them out takes as long as the rest of a record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(worker) if log_format == "json" else TextFormatter(worker))
     root = logging.getLogger()

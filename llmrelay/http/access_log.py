@@ -27,28 +27,38 @@ def write(exchange: Exchange, peer: str, origin: Origin, begun_at_s: float) -> N
         peer, origin: who holds the other end of its connection (peer.py).
         begun_at_s: the loop's time, in seconds.
     """
+    if not logger.isEnabledFor(logging.INFO):
+        return
     client = peer
     if exchange.client_address is not origin:  # equal if proxy and client share a machine
         client = str(exchange.client_address)
         exchange.log_fields["via"] = peer
+    request, more = exchange.request, exchange.log_fields
+    duration_ms = _ms(asyncio.get_running_loop().time() - begun_at_s)
+    first_byte_ms = exchange.first_byte_at_s and _ms(exchange.first_byte_at_s - begun_at_s)
+    line = (
+        f"{client} {request.method} {request.path} {exchange.status} {exchange.bytes_written} B"
+        f" {duration_ms} ms (first byte {first_byte_ms} ms) {exchange.ending} {exchange.request_id}"
+    )
+    for name, value in more.items():
+        line += f" {name}={_shown(value)}"
     fields: dict[str, object] = {
         "peer": client,
-        "method": exchange.request.method,
-        "path": exchange.request.path,
+        "method": request.method,
+        "path": request.path,
         "status": exchange.status,
         "bytes": exchange.bytes_written,
-        "duration_ms": _ms(asyncio.get_running_loop().time() - begun_at_s),
-        "first_byte_ms": exchange.first_byte_at_s and _ms(exchange.first_byte_at_s - begun_at_s),
+        "duration_ms": duration_ms,
+        "first_byte_ms": first_byte_ms,
         "ended": exchange.ending,
         "request_id": exchange.request_id,
-        **exchange.log_fields,
+        **more,
     }
-    line = (
-        "{peer} {method} {path} {status} {bytes} B {duration_ms} ms"
-        " (first byte {first_byte_ms} ms) {ended} {request_id}"
+    # As logger.info(), but for the search on the stack for who calls it.
+    extra = {"fields": fields}
+    logger.handle(
+        logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None, extra=extra)
     )
-    said = "".join(f" {name}={_shown(value)}" for name, value in exchange.log_fields.items())
-    logger.info("%s", line.format_map(fields) + said, extra={"fields": fields})
 
 
 def _shown(value: object) -> str:
