@@ -39,8 +39,8 @@ class Endpoints:
         asked = chat.parse(exchange.request, await exchange.read_body(), self._config)
         call = asked.call
         exchange.log_fields["model"] = call.model
-        opening = chat.conversation(call.model, call.system, asked.body)
-        ask = self._ask(exchange, call.model, asked.group, opening)
+        opening = self._opening(call.model, call.system, asked.body)
+        ask = Ask(call.model, asked.group, exchange.asker, opening)
         attempts = Attempts(self._pool, ask, call, self._config)
         body, form = Body(asked.body), asked.form
         del asked  # the body is in Body alone, which forgets it once it is not needed
@@ -58,7 +58,7 @@ class Endpoints:
         body = Body(asked.body(await exchange.read_body()))
         exchange.log_fields["model"] = asked.model
         request = asked.request(exchange.request_id)
-        ask = self._ask(exchange, asked.model, asked.group)
+        ask = Ask(asked.model, asked.group, exchange.asker)
         attempts = Attempts(self._pool, ask, request, self._config)
         await relay(exchange, attempts, body, Raw, self._config)
 
@@ -68,7 +68,7 @@ class Endpoints:
         begun, whole = await self._begin_upload(exchange)
         asked.begin(begun, whole=whole)
         exchange.log_fields["model"] = asked.model
-        ask = self._ask(exchange, asked.model, asked.group)
+        ask = Ask(asked.model, asked.group, exchange.asker)
         request = asked.upload(exchange.request_id, whole=whole)
         attempts = Attempts(self._pool, ask, request, self._config)
         begun = asked.before + begun + (asked.behind if whole else b"")
@@ -104,8 +104,8 @@ class Endpoints:
         upstream_request = openai.upstream_request(
             request, path, subject, exchange.request_id, streamed=not whole
         )
-        opening = chat.conversation(subject.model or "", "", begun)
-        ask = self._ask(exchange, subject.model, _group(exchange), opening)
+        opening = self._opening(subject.model or "", "", begun)
+        ask = Ask(subject.model, _group(exchange), exchange.asker, opening)
         attempts = Attempts(self._pool, ask, upstream_request, self._config)
         body = Body(begun, whole, repeatable=whole and openai.is_repeatable(request, path))
         del begun
@@ -121,11 +121,10 @@ class Endpoints:
         else:
             raise ModelNotFound(f"No runner serves the model {name!r}.")
 
-    def _ask(
-        self, exchange: Exchange, model: str | None, group: str | None, opening: bytes = b""
-    ) -> Ask:
+    def _opening(self, model: str, system: str, body: bytes) -> bytes:
+        """What tells a conversation, if that is of interest."""
         affinity = self._config.balance == "affinity"
-        return Ask(model, group, exchange.asker, opening if affinity else b"")
+        return chat.conversation(model, system, body) if affinity else b""
 
 
 def _form(path: str, subject: openai.Subject) -> Callable[[], Form]:

@@ -14,7 +14,9 @@ def preferred(accept: str | None, offered: Sequence[str]) -> str:
     One that accepts none of them gets the first, too, as "the server can ... disregard the header
     field": an answer in another form is worth more than none.
     """
-    likes = _parse(accept or "*/*")
+    if not accept or accept == "*/*":  # most say nothing, and curl says that
+        return offered[0]
+    likes = _parse(accept)
     return max(offered, key=lambda each: _quality(each, likes))  # the first of several
 
 

@@ -51,8 +51,9 @@ class Parameters:
     def __init__(self, request: Request, known: Known) -> None:
         self.said: dict[str, Any] = {}
         self._known = known
-        for name, text in _query(request):
-            self.take(name, text)
+        if request.query:
+            for name, text in _query(request):
+                self.take(name, text)
         group = request.headers.get(GROUP_HEADER)
         if group is not None and "group" in known:
             self._take_header(group)
