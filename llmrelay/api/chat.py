@@ -11,9 +11,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner_payload.messages import Call
 from runner_payload.multipart import (
@@ -62,8 +61,7 @@ _FORMS: dict[str, Callable[[str], Form]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(NamedTuple):
     """What a request asks for.
 
     Attributes:

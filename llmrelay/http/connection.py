@@ -14,7 +14,6 @@ import logging
 import math
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from ..config import Config
@@ -211,7 +210,7 @@ class Connection:
         request = _UNREADABLE
         if (method := self._incoming.method) is not None:
             # An answer to HEAD has no body, whatever is wrong with the rest (RFC 9110, 9.3.2).
-            request = replace(request, method=method)
+            request = request._replace(method=method)
         exchange = self._open_exchange(request)
         self._fail(exchange, None, error)
         access_log.write(exchange, self._peer, self._origin, begun_at_s)

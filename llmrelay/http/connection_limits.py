@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Final, NoReturn, Protocol
 
 from ..config import Config
@@ -38,6 +39,8 @@ BURST: Final = 1024
 # So long a connection is not idle yet: its request may be on its way, or its next one.
 IDLE_AFTER_S: Final = 0.5
 
+
+_UNCOUNTED: Final = contextlib.nullcontext()
 
 _IPV6_LOOPBACK: Final = bytes(15) + b"\x01"
 
@@ -173,16 +176,18 @@ class ConnectionLimits:
         if not self._let_in(guest, IDLE_AFTER_S) and not await self._let_in_later(guest):
             self._turn_away(guest, "Too many connections are open here; try again in a second.")
 
-    @contextlib.contextmanager
-    def exchange(self, client: Origin, via: Origin) -> Iterator[None]:
-        """Count an exchange by its client's address if that is behind a trusted proxy.
+    def exchange(self, client: Origin, via: Origin) -> AbstractContextManager[None]:
+        """A context that counts an exchange if its client is behind a trusted proxy.
 
         Raises:
-            TooManyConnections: its address has too many.
+            TooManyConnections: on entry: its address has too many.
         """
-        if client == via:  # its connection is counted, or it is the proxy's own
-            yield
-            return
+        if client is via or client == via:  # its connection is counted, or it is the proxy's own
+            return _UNCOUNTED
+        return self._counted(client)
+
+    @contextlib.contextmanager
+    def _counted(self, client: Origin) -> Iterator[None]:
         if not self._per_address.take(client):
             raise TooManyConnections(self._too_many_of_it, retry_after_s=RETRY_AFTER_S)
         try:

@@ -3,6 +3,8 @@
 A request is one `Request`, any number of `Data`, one `EndOfMessage`. Between them the parser may
 answer NEED_DATA: nothing more can be said before more bytes are fed.
 
+Tuples where there is one per request: a frozen dataclass takes three times as long to make.
+
 Knows no bytes on the wire, no socket and no time. Made by http11.py, read by connection.py, and
 `Request` by the whole application.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -49,8 +51,7 @@ class Headers:
         return f"Headers({', '.join(name for name, _ in self.fields)})"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request's head.
 
     Attributes:
@@ -82,8 +83,7 @@ class Request:
     framing: int | Literal["chunked"] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(NamedTuple):
     """A piece of the body, with chunked coding removed; never empty."""
 
     data: bytes

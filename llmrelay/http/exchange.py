@@ -14,6 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 from typing import Final
 
@@ -106,10 +107,7 @@ class Exchange:
         """
         if self.token is not None:
             return f"token {self.token}"
-        address = self.client_address
-        if isinstance(address, IPv6Address):
-            return f"network {IPv6Network((address, 64), strict=False)}"
-        return f"address {address}"
+        return _share_of(self.client_address)
 
     # --- The request's body -----------------------------------------------------------------
 
@@ -357,6 +355,13 @@ class Exchange:
         elif self.request.version < (1, 1):
             headers.append(("Connection", "keep-alive"))
         return headers
+
+
+@lru_cache(maxsize=256)
+def _share_of(address: Origin) -> str:
+    if isinstance(address, IPv6Address):
+        return f"network {IPv6Network((address, 64), strict=False)}"
+    return f"address {address}"
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

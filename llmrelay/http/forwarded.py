@@ -61,6 +61,8 @@ def parse_address(text: str) -> Address | None:
 
 def is_trusted(origin: Origin, trusted: Sequence[TrustedProxy]) -> bool:
     """Whether it is one of the trusted proxies."""
+    if not trusted:
+        return False
     if origin is None or origin == UNIX:
         return origin in trusted
     return any(origin in network for network in trusted if network != UNIX)

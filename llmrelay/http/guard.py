@@ -30,6 +30,8 @@ from .tokens import TOKEN, Caller, Tokens
 
 logger = logging.getLogger("llmrelay.http")
 
+_UNCOUNTED: Final = contextlib.nullcontext()
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 # RFC 6750, section 3; the realm is for people (RFC 9110, section 11.5).
@@ -81,7 +83,7 @@ class Admission:
             RateLimited: on entry: the caller's limits are reached.
         """
         if self.caller is None or not self.counted:
-            return contextlib.nullcontext()
+            return _UNCOUNTED
         return self.caller.calling(now_s)
 
 

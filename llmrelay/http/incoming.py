@@ -235,6 +235,9 @@ class Incoming:
         while len(body) < most_bytes and (part := await self.read_part(before_wait)):
             self._memory.take(len(part))
             self._held_bytes += len(part)
+            if not body and self._unread == 0:  # most come in one part: no copy is made of it
+                self._next_body_event()
+                return part
             body += part
         return bytes(body)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
+from typing import NamedTuple
 
 from .spec import RunnerSpec
 from .standing import Standing
@@ -28,8 +28,7 @@ _PICKS = 12
 _BOUND = 1.25
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a call asks for.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,7 +42,7 @@ def take_out(standing: Standing) -> None:
 
 def conversations(count: int, seed: int = 1) -> list[Ask]:
     chance = random.Random(seed)
-    return [replace(ASK, conversation=chance.randbytes(16)) for _ in range(count)]
+    return [ASK._replace(conversation=chance.randbytes(16)) for _ in range(count)]
 
 
 # --- Who may have it --------------------------------------------------------------------------
