@@ -240,20 +240,21 @@ class Exchange:
             piece = b"%x\r\n%b\r\n" % (length, data) if self._chunked else data
             if not self._unsent:
                 self._unsent = piece
-                self._outbox.add(self._send)
+                self._outbox.add(self)
             elif len(self._unsent) < _MUCH_BYTES:
                 self._unsent += piece
             else:
-                self._send()
+                self.send()
                 self._put(piece)
 
     def _put(self, data: bytes) -> None:
         """Have `data` written at the end of this loop turn, with whatever follows by then."""
         if not self._unsent:
-            self._outbox.add(self._send)
+            self._outbox.add(self)
         self._unsent += data
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """Write what this loop turn has brought so far; the outbox does, at its end."""
         unsent, self._unsent = self._unsent, b""
         if unsent and not self._transport.is_closing():
             self._transport.write(unsent)
@@ -275,7 +276,7 @@ class Exchange:
         end = encode_last_chunk(trailers)
         if self._chunked and not self._muted:
             self._unsent += end
-        self._send()
+        self.send()
         self.complete = not self._transport.is_closing()
         self.client_gone = not self.complete
         self.finished = self._muted = True
@@ -291,7 +292,7 @@ class Exchange:
             return
         self.finished = self._muted = True
         self.keep_alive = False
-        self._send()
+        self.send()
         if self.started and not self._chunked:
             reset(self._transport)
 
@@ -318,7 +319,7 @@ class Exchange:
 
         There is no limit in here: how long an answer may stand still is the application's to say.
         """
-        self._send()
+        self.send()
         await self._wire.drained()
 
     # --- Heads ------------------------------------------------------------------------------

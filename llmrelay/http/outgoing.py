@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from .wire import Wire
 
@@ -20,6 +19,13 @@ from .wire import Wire
 HIGH_WATER_BYTES: Final = 64 * 1024
 
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+
+class Sender(Protocol):
+    """Who has something to write."""
+
+    def send(self) -> None:
+        """Writes it."""
 
 
 class Outbox:
@@ -32,18 +38,18 @@ class Outbox:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[Sender] = []
 
-    def add(self, send: Callable[[], None]) -> None:
-        """Have `send` called when all that is ready in this turn has had its turn."""
+    def add(self, sender: Sender) -> None:
+        """Have it send when all that is ready in this turn has had its turn."""
         if not self._waiting:
             self._loop.call_soon(self._send)
-        self._waiting.append(send)
+        self._waiting.append(sender)
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for send in waiting:
-            send()
+        for sender in waiting:
+            sender.send()
 
 
 async def flush(wire: Wire, limit_s: float) -> bool:
