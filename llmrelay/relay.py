@@ -101,7 +101,9 @@ class Answer:
         self._make_form = make_form
         self._form = make_form()
         self._send_timeout_s = config.send_timeout_s
-        self._wake = asyncio.Event()
+        # No Event: with the queue of its waiters it takes as much memory as all else in here.
+        self._waiter: asyncio.Future[None] | None = None
+        self._client_behind = False
         self._begun = False
         self._over = False
         self._error: RelayError | None = None
@@ -155,10 +157,15 @@ class Answer:
 
     async def _until_over(self) -> None:
         while not self._over:
-            await self._wake.wait()
-            self._wake.clear()
-            if not self._over:
+            if self._client_behind:
                 await self._wait_for_client()
+            else:
+                self._waiter = self._loop.create_future()
+                await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def _wait_for_client(self) -> None:
         """Hands credit back once a slow client's buffer has emptied."""
@@ -169,6 +176,7 @@ class Answer:
             raise ClientTooSlow(
                 f"The client did not keep up with its answer for {self._send_timeout_s:g} s."
             ) from None
+        self._client_behind = False
         self._call.hand_back()
 
     # What the link calls: see runners.call.Sink.
@@ -189,7 +197,8 @@ class Answer:
 
     def credit_due(self) -> None:
         if self._exchange.congested:
-            self._wake.set()
+            self._client_behind = True
+            self._wake()
             return
         now_s = self._loop.time()
         self._call.hand_back(grow=now_s - self._credited_at_s < MUCH_S)
@@ -207,14 +216,14 @@ class Answer:
         exchange.log_fields |= _logged(end)
         exchange.finish(self._form.trailers(end))
         self._over = True
-        self._wake.set()
+        self._wake()
 
     def error(self, error: RelayError) -> None:
         if self._over:  # the answer was whole, and the upload broke off behind it
             return
         self._error = error
         self._over = True
-        self._wake.set()
+        self._wake()
 
     # The response's begin and end.
 
