@@ -19,6 +19,7 @@ import platform
 import signal
 import sys
 from importlib import import_module, metadata
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from . import log, stdio
@@ -89,6 +90,13 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _import_upstream() -> ModuleType:
+    # Where it is installed the SDK imports aiohttp, which takes a third of the time, for a client
+    # that is not the one we give it (transport.py). It copes with its absence.
+    sys.modules.setdefault("aiohttp", None)  # type: ignore[arg-type]
+    return import_module("runner_payload.upstream")
 
 
 class Runner:
@@ -187,19 +195,17 @@ class Runner:
         gc.disable()
         try:
             # In a thread: on a slow disk this takes long enough to miss PINGs.
-            upstream = await self._loop.run_in_executor(
-                None, import_module, "runner_payload.upstream"
-            )
+            upstream = await self._loop.run_in_executor(None, _import_upstream)
             self._upstream = upstream.Upstream(start, self._hello.max_calls)
         except Exception as error:  # whatever it is, the front-end has to hear of it
             logger.exception("openai cannot be used")
             reason = log.concealed(f"openai cannot be used: {type(error).__name__}: {error}")
             self._send_message(FrameType.GOAWAY, GoAway(reason[:1000]))
             return
-        gc.collect()
+        self._send_message(FrameType.READY, Ready(self._loop.time() - begun_at))
+        # Without collecting first: the hundred objects that it would find are not worth the time.
         gc.freeze()
         gc.enable()
-        self._send_message(FrameType.READY, Ready(self._loop.time() - begun_at))
 
     def _on_ping(self, call_id: int, payload: bytes) -> None:
         self._stdio.write(encode_frame(FrameType.PONG, 0, payload))

@@ -15,12 +15,14 @@ from collections.abc import Callable, Coroutine
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from llmrelay.runners import payload
 from llmrelay.runners.payload import Payload
 from llmrelay.runners.provision import EXIT_OLD_PYTHON
+from runner_payload import main
 from runner_payload.main import SPARE_DESCRIPTORS
 from runner_payload.messages import Call, End, Failure, GoAway, Hello, Key
 from runner_payload.protocol import (
@@ -896,3 +898,19 @@ def test_a_call_or_a_key_before_ready_ends_the_runner_with_status_1(
         assert KEY not in runner.stderr
 
     play(tmp_path, scene)
+
+
+def test_the_sdk_finds_no_client_that_it_would_import_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """aiohttp takes a third of a second; what is imported with it shows whether the SDK copes."""
+
+    def import_upstream(name: str) -> None:
+        assert name == "runner_payload.upstream"
+        with pytest.raises(ImportError):
+            import aiohttp  # noqa: F401
+
+    monkeypatch.setattr(main, "import_module", import_upstream)
+    with patch.dict(sys.modules):
+        sys.modules.pop("aiohttp", None)
+        main._import_upstream()
