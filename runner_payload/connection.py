@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self._said: select.poll | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         # Of the answer under way: its head while it comes, then its body.
@@ -71,9 +72,10 @@ class Connection(asyncio.Protocol):
         """
         if self.closing:
             return False
-        said = select.poll()
-        said.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not said.poll(0)
+        if self._said is None:
+            self._said = select.poll()
+            self._said.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._said.poll(0)
 
     async def ask(
         self, head: bytes, content: bytes | AsyncIterable[bytes], *, chunked: bool
@@ -156,7 +158,7 @@ class Connection(asyncio.Protocol):
             return
         head = self._reader.feed(data)
         if head is not None:
-            body = self._body = Body(self, head.decoder, self._answered)
+            body = self._body = Body(self, head.body(), self._answered)
             self._keep_alive = head.keep_alive
             if not self._head.done():
                 self._head.set_result((head, body))

@@ -106,6 +106,8 @@ class DeltaDecoder:
 
     def finish(self) -> bytes:
         """The stream has ended: what its last event held, should the blank line after it lack."""
+        if self.done:
+            return b""
         return self.feed(b"\n") + self._encode("", last=True)
 
     def _delta(self, data: bytes) -> str:

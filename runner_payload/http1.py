@@ -7,8 +7,9 @@ so is a body that ends too early. Used by connection.py.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 # With the empty line behind it.
@@ -65,22 +66,24 @@ class Head(NamedTuple):
 
     Attributes:
         keep_alive: the connection can be used again behind the body.
-        decoder: for the body.
+        headers: the fields, by their names in lower case; a name's values as one.
+        body: makes a decoder for the body.
     """
 
     status: int
     reason: bytes
-    fields: Fields
+    fields: tuple[tuple[bytes, bytes], ...]
     keep_alive: bool
-    decoder: BodyDecoder
+    headers: Mapping[str, str]
+    body: Callable[[], BodyDecoder]
 
-    def headers(self) -> dict[str, str]:
-        """The fields, by their names in lower case; a name's values as one."""
-        found: dict[str, str] = {}
-        for name, value in self.fields:
-            key, text = name.decode("latin-1").lower(), _text(value)
-            found[key] = f"{found[key]}, {text}" if key in found else text
-        return found
+
+def _headers(fields: Fields) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in fields:
+        key, text = name.decode("latin-1").lower(), _text(value)
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
 
 
 def _text(value: bytes) -> str:
@@ -125,6 +128,8 @@ def _no_status_line(text: bytes) -> NotHTTP:
     return NotHTTP(f"{text[:40]!r} in the place of a status line")
 
 
+# A server near by says the same head again and again, but for the second in its Date.
+@functools.lru_cache(maxsize=16)
 def _parse(text: bytes) -> Head | None:
     first, _, lines = text.partition(b"\n")
     matched = _STATUS_LINE.fullmatch(first.removesuffix(b"\r"))
@@ -142,10 +147,11 @@ def _parse(text: bytes) -> Head | None:
     options = b",".join(named.get(b"connection", ())).lower().split(b",")
     options = [option.strip() for option in options]
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
-    decoder = _decoder(status, named)
-    if isinstance(decoder, UntilClosed) or _doubtful(minor, named):
+    body = _body(status, named)
+    if body is UntilClosed or _doubtful(minor, named):
         keep_alive = False
-    return Head(status, matched[3] or b"", fields, keep_alive, decoder)
+    reason = matched[3] or b""
+    return Head(status, reason, tuple(fields), keep_alive, _headers(fields), body)
 
 
 def _fields(lines: bytes) -> Fields:
@@ -163,28 +169,29 @@ def _doubtful(minor: int, named: Mapping[bytes, list[bytes]]) -> bool:
     return b"transfer-encoding" in named and (minor == 0 or b"content-length" in named)
 
 
-def _decoder(status: int, named: Mapping[bytes, list[bytes]]) -> BodyDecoder:
+def _body(status: int, named: Mapping[bytes, list[bytes]]) -> Callable[[], BodyDecoder]:
     """By RFC 9112, section 6.3, for a request that was neither HEAD nor CONNECT."""
     if status in (204, 304):
-        return Counted(0)
+        return functools.partial(Counted, 0)
     codings = named.get(b"transfer-encoding")
     if codings is not None:
         if [coding.lower() for coding in codings] != [b"chunked"]:
             raise NotHTTP(f"Transfer-Encoding {b', '.join(codings)[:40]!r}")
-        return Chunked()
+        return Chunked
     given = named.get(b"content-length")
     if given is None:
-        return UntilClosed()
+        return UntilClosed
     lengths = {length.strip(b" \t") for length in b",".join(given).split(b",")}
     if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
         raise NotHTTP("more than one Content-Length, or one that is no number")
-    return Counted(int(length))
+    return functools.partial(Counted, int(length))
 
 
 def _long_line() -> NotHTTP:
     return NotHTTP(f"a line of more than {MAX_LINE_BYTES} bytes between chunks")
 
 
+_LAST_CHUNK = b"0\r\n\r\n"
 # In the place of a chunk's length: the last one has come.
 _TRAILERS = -1
 
@@ -232,6 +239,9 @@ class Chunked:
                 continue
             if not self._left:
                 at = self._whole_chunks(data, at, pieces)
+                if data[at : at + 6] == _LAST_CHUNK:
+                    self.done, self._between = True, False
+                    return b"".join(pieces)
             # What follows is of no use but whole: a line end, a size, a trailer.
             line_end = data.find(b"\n", at) + 1
             if not line_end:
@@ -247,13 +257,20 @@ class Chunked:
     def _whole_chunks(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         """Takes chunks that are whole, and of sizes that have come before; where that ends."""
         line_bytes = self._line_bytes
-        while (size := _sizes.get(data[at : at + line_bytes])) is not None:
+        while True:
+            size = _sizes.get(data[at : at + line_bytes])
+            if size is None:
+                # It may be of another length than the one before it.
+                line_bytes = max(0, data.find(b"\n", at) + 1 - at)
+                size = _sizes.get(data[at : at + line_bytes])
+                if size is None:
+                    return at
+                self._line_bytes = line_bytes
             end = at + size
             if data[end - 2 : end] != b"\r\n":
-                break
+                return at
             pieces.append(data[at + line_bytes : end - 2])
             at = end
-        return at
 
     def _take_line(self, line: bytes) -> None:
         if self._left > 0:

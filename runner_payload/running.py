@@ -127,8 +127,8 @@ class RunningCall:
         """
         silence, window, length = self._silence, self._window, len(text)
         silence.since_s = self._now_s()
-        if not silence.begun and text:
-            silence.begin()
+        if text:
+            silence.begun = True
         left = window.available - length
         if left >= 0 and length <= DATA_BYTES:
             if not length:
@@ -164,9 +164,9 @@ class Silence:
     """Cancels a call's task when upstream says nothing for too long.
 
     Until the first text came that is `first_s`, then `between_s`, counted from the last event of
-    whatever kind: a model that thinks aloud is not silent. One timer per call and limit, not per
-    delta: an event only notes the time, and the timer, when it fires, looks at the note and goes on
-    from there.
+    whatever kind: a model that thinks aloud is not silent. One timer per call, not per delta: an
+    event only notes the time, and the timer, when it fires, looks at the note and goes on from
+    there. It first fires when the shorter limit is over, so that the first text changes nothing.
 
     Attributes:
         begun: text has come.
@@ -177,7 +177,7 @@ class Silence:
     def __init__(self, between_s: float) -> None:
         self.expired = False
         self.since_s = 0.0
-        self._limit_s = self._between_s = between_s
+        self._first_s = self._between_s = between_s
         self.begun = False
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None]
@@ -186,20 +186,13 @@ class Silence:
     def watch(self, task: asyncio.Task[None], first_s: float) -> None:
         """From now on; `first_s` is the limit before the first text."""
         self._task = task
-        self._limit_s = first_s
+        self._first_s = first_s
         self.heard()
-        self._timer = self._loop.call_later(first_s, self._check)
+        self._timer = self._loop.call_later(min(first_s, self._between_s), self._check)
 
     def heard(self) -> None:
         """From here on it is upstream again that is awaited."""
         self.since_s = self._loop.time()
-
-    def begin(self) -> None:
-        """The first text has come."""
-        self.begun = True
-        self._limit_s = self._between_s
-        self._timer.cancel()
-        self._check()
 
     def pause(self) -> None:
         """It is the client who is awaited, not upstream."""
@@ -213,12 +206,15 @@ class Silence:
         """What happened, once expired."""
         when = "after a delta" if self.begun else "before its first delta"
         return Failure(
-            "upstream_timeout", f"The upstream was silent for {self._limit_s:g} s {when}."
+            "upstream_timeout", f"The upstream was silent for {self._limit_s():g} s {when}."
         )
+
+    def _limit_s(self) -> float:
+        return self._between_s if self.begun else self._first_s
 
     def _check(self) -> None:
         now_s = self._loop.time()
-        due_s = min(self.since_s, now_s) + self._limit_s
+        due_s = min(self.since_s, now_s) + self._limit_s()
         if now_s >= due_s:
             self.expired = True
             self._task.cancel()

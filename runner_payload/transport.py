@@ -15,6 +15,8 @@ import ssl
 from collections.abc import Coroutine, Iterable
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -55,7 +57,8 @@ class Transport(httpx2.AsyncBaseTransport):
             assert isinstance(request.stream, httpx2.AsyncByteStream), "an async client's request"
             content = request.stream
         limit_s = request.extensions.get("timeout", {}).get("connect")
-        connection = await self._connection(origin_of(request.url), limit_s)
+        origin = origin_of(request.url)
+        connection = self._waiting(origin) or await self._connected(origin, limit_s)
         chunked = "transfer-encoding" in request.headers
         return response_of(*await connection.ask(head, content, chunked=chunked), request)
 
@@ -65,7 +68,7 @@ class Transport(httpx2.AsyncBaseTransport):
         Raises:
             httpx2.TransportError: no answer came.
         """
-        connection = await self._connection(origin, connect_s)
+        connection = self._waiting(origin) or await self._connected(origin, connect_s)
         return await connection.ask(head, body, chunked=False)
 
     async def aclose(self) -> None:
@@ -75,14 +78,18 @@ class Transport(httpx2.AsyncBaseTransport):
             await connection.abort()
         await asyncio.sleep(0)  # the loop lets go of them in its next turn
 
-    async def _connection(self, origin: Origin, limit_s: float | None) -> Connection:
-        now_s = asyncio.get_running_loop().time()
-        idle = self._idle.get(origin, [])
+    def _waiting(self, origin: Origin) -> Connection | None:
+        """A connection that can be used again."""
+        idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
+            now_s = asyncio.get_running_loop().time()
             if connection.quiet() and not _too_old(connection, now_s):
                 return connection
             connection.close()
+        return None
+
+    async def _connected(self, origin: Origin, limit_s: float | None) -> Connection:
         try:
             return await _within(limit_s, self._connect(origin))
         except _TooSlow as error:
@@ -187,6 +194,14 @@ async def _addresses(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
+def proxied(base_url: str) -> bool:
+    """Whether the host's environment has a proxy for upstream, as curl reads it."""
+    url = urlsplit(base_url)
+    proxies = getproxies()
+    named = proxies.get(url.scheme) or proxies.get("all")
+    return bool(named) and not proxy_bypass(url.hostname or "")
+
+
 def origin_of(url: httpx2.URL) -> Origin:
     """Where a URL leads.
 
@@ -217,5 +232,5 @@ def response_of(head: Head, body: Body, request: httpx2.Request) -> httpx2.Respo
     """An answer, as httpx2 has it."""
     extensions = {"http_version": b"HTTP/1.1", "reason_phrase": head.reason, BODY: body}
     return httpx2.Response(
-        head.status, headers=head.fields, stream=body, request=request, extensions=extensions
+        head.status, headers=list(head.fields), stream=body, request=request, extensions=extensions
     )

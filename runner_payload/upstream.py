@@ -18,9 +18,8 @@ from contextvars import ContextVar
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import NoneType
-from typing import Any
-from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx2
 import openai
@@ -33,7 +32,7 @@ from .http1 import Head
 from .messages import Call, End, Start
 from .prepared import PreparedRequests
 from .reply import Destination, Reply
-from .transport import BODY, Transport, response_of
+from .transport import BODY, Transport, proxied, response_of
 
 # A client is better served by an error that says when to come back, or by another runner, than by
 # silence; shorter waits the SDK sits out itself.
@@ -51,6 +50,7 @@ DRAIN_S = 0.1
 
 # What reading a response raises.
 _TRANSPORT_ERRORS = (httpx2.HTTPError, OSError)
+_ERRORS = (openai.OpenAIError, *_TRANSPORT_ERRORS)
 
 # Asks the SDK for the response as it is, unread; what its own with_streaming_response sets.
 _UNREAD = {"X-Stainless-Raw-Response": "stream"}
@@ -82,7 +82,7 @@ class Upstream:
         self.ask_usage = start.ask_usage
         self._start = start
         # None where a proxy is in the way.
-        self._transport = None if _proxied(start.base_url) else Transport()
+        self._transport = None if proxied(start.base_url) else Transport()
         self._http_client = _http_client(max_connections, start, self._transport)
         self._clients = self._make_clients()
         self._prepared = PreparedRequests()
@@ -107,8 +107,7 @@ class Upstream:
         self._clients = self._make_clients()
         self._prepared = PreparedRequests()
 
-    @contextlib.asynccontextmanager
-    async def send(
+    def send(
         self,
         method: str,
         path: str,
@@ -118,7 +117,7 @@ class Upstream:
         *,
         native: bool = False,
         decoded: bool = False,
-    ) -> AsyncIterator[Reply]:
+    ) -> Exchange:
         """Any request: what upstream answers, be it an event stream, JSON or sound.
 
         Args:
@@ -127,88 +126,53 @@ class Upstream:
             retries: how often the SDK may ask again.
             native: it is for upstream's own API, where the key may have a header of its own.
             decoded: the answer's body is wanted without its Content-Encoding.
-
-        Raises:
-            UpstreamFailure: an error's status, or an answer that broke off, be it while it is read.
         """
-        again = isinstance(body, (bytes, NoneType))
-        client = self._clients[min(retries, MAX_RETRIES) if again else 0]
         told = self._headers(headers, native=native)
-        begun = False
-        try:
-            reply = await self._ask_again(method, path, told, body, decoded=decoded)
-            if reply is None:
-                reply = await self._ask(client, method, path, told, body, decoded=decoded)
-            begun = True
-            try:
-                yield reply
-            finally:
-                await self._let_go(reply)
-        except openai.OpenAIError as error:
-            raise self._failure(error) from error
-        except _TRANSPORT_ERRORS as error:
-            how = "and broke off" if begun else "with something that is no answer"
-            raise failures.broken(f"{how} ({failures.root_cause(error)})") from error
+        again = min(retries, MAX_RETRIES) if isinstance(body, (bytes, NoneType)) else 0
+        return Exchange(self, _Asked(method, path, told, body, again, decoded))
 
-    async def _ask(
-        self,
-        client: openai.AsyncOpenAI,
-        method: str,
-        path: str,
-        told: Mapping[str, Any],
-        body: bytes | AsyncIterator[bytes] | None,
-        *,
-        decoded: bool,
-    ) -> Reply:
+    async def ask(self, asked: _Asked) -> Reply:
         """Asks by the SDK."""
         # Another key may come meanwhile, which has kinds of its own.
-        prepared = self._prepared
-        ask: Any = getattr(client, method.lower())
-        options = {"headers": told, "timeout": _TIMEOUT}
-        content = {} if body is None else {"content": body}
+        prepared, client = self._prepared, self._clients[asked.retries]
+        ask: Any = getattr(client, asked.method.lower())
+        options = {"headers": asked.told, "timeout": _TIMEOUT}
+        content = {} if asked.body is None else {"content": asked.body}
         try:
             response: httpx2.Response = await ask(
-                f"/{path}", cast_to=httpx2.Response, options=options, **content
+                f"/{asked.path}", cast_to=httpx2.Response, options=options, **content
             )
         finally:
             _first.set(None)
         request = response.request
         taken = int(request.headers.get(_RETRY_COUNT, 0))
         # Each form has a boundary of its own, and what was redirected is another request.
-        alike = _FORM_TYPE not in told and not response.history
-        if isinstance(client, _Resuming) and isinstance(body, bytes) and alike:
-            prepared.keep(method, path, told, request)
-        return _reply(response, taken, decoded=decoded)
+        alike = _FORM_TYPE not in asked.told and not response.history
+        if isinstance(client, _Resuming) and isinstance(asked.body, bytes) and alike:
+            prepared.keep(asked.method, asked.path, asked.told, request)
+        return _reply(response, taken, decoded=asked.decoded)
 
-    async def _ask_again(
-        self,
-        method: str,
-        path: str,
-        told: Mapping[str, Any],
-        body: bytes | AsyncIterator[bytes] | None,
-        *,
-        decoded: bool,
-    ) -> Reply | None:
+    async def ask_again(self, asked: _Asked) -> Reply | None:
         """Asks what the SDK has asked before but for the body, with a tenth of its CPU time.
 
         Returns:
             None if it is for the SDK to ask, or to make of the answer what it makes of errors.
         """
-        prepared = self._prepared.find(method, path, told)
-        transport = self._transport
+        body, transport = asked.body, self._transport
+        prepared = self._prepared.find(asked.method, asked.path, asked.told)
         if prepared is None or transport is None or not isinstance(body, bytes):
             return None
-        asked = prepared.head(told, body)
+        begin = prepared.head(asked.told, body)
         try:
-            head, content = await transport.ask(prepared.origin, asked, body, CONNECT_TIMEOUT_S)
+            head, content = await transport.ask(prepared.origin, begin, body, CONNECT_TIMEOUT_S)
         except httpx2.TransportError as error:
             _first.set(error)
             return None
         if 300 <= head.status < 400:
             await content.aclose()  # the SDK asks again, and follows
             return None
-        headers = head.headers()
-        if head.status >= 400 or (decoded and "content-encoding" in headers):
+        headers = head.headers
+        if head.status >= 400 or (asked.decoded and "content-encoding" in headers):
             _first.set((head, content))
             return None
         chunks = content.__aiter__()
@@ -236,7 +200,7 @@ class Upstream:
         """A chat completion; see chatting.py."""
         return await chat(self, call, prompt, answer)
 
-    def _failure(self, error: openai.OpenAIError) -> UpstreamFailure:
+    def failure(self, error: openai.OpenAIError) -> UpstreamFailure:
         """What the SDK raised, after its retries, for the wire."""
         if isinstance(error, openai.APIStatusError):
             response = error.response
@@ -246,15 +210,67 @@ class Upstream:
         how = f"cannot be reached: {failures.root_cause(error)}"
         return failures.unreachable(self._base_url, how)
 
-    async def _let_go(self, reply: Reply) -> None:
+    async def let_go(self, reply: Reply) -> None:
         """Nobody reads the answer any more."""
-        if reply.released and not (reply.source is not None and reply.source.over):
+        if reply.source is not None and reply.source.over:
+            return
+        if reply.released:
             # Beside the call, which need not wait.
             drain = asyncio.get_running_loop().create_task(_read_to_end(reply))
             self._drains.add(drain)
             drain.add_done_callback(self._drains.discard)
         elif reply.close is not None:
             await reply.close()
+
+
+class _Asked(NamedTuple):
+    """A request, as Upstream.send() is asked for it; `told` are its headers, for the SDK."""
+
+    method: str
+    path: str
+    told: Mapping[str, Any]
+    body: bytes | AsyncIterator[bytes] | None
+    retries: int
+    decoded: bool
+
+
+class Exchange:
+    """A request and its answer, for `async with`.
+
+    Raises:
+        UpstreamFailure: an error's status, or an answer that broke off, be it while it is read.
+    """
+
+    def __init__(self, upstream: Upstream, asked: _Asked) -> None:
+        self._upstream = upstream
+        self._asked = asked
+        self._reply: Reply | None = None
+
+    async def __aenter__(self) -> Reply:
+        upstream, asked = self._upstream, self._asked
+        try:
+            reply = await upstream.ask_again(asked)
+            if reply is None:
+                reply = await upstream.ask(asked)
+        except _ERRORS as error:
+            raise self._failure(error) from error
+        self._reply = reply
+        return reply
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        assert self._reply is not None
+        try:
+            await self._upstream.let_go(self._reply)
+        except _ERRORS as another:
+            error = another
+        if isinstance(error, _ERRORS):
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> UpstreamFailure:
+        if isinstance(error, openai.OpenAIError):
+            return self._upstream.failure(error)
+        how = "with something that is no answer" if self._reply is None else "and broke off"
+        return failures.broken(f"{how} ({failures.root_cause(error)})")
 
 
 def _client(start: Start, http_client: httpx2.AsyncClient) -> openai.AsyncOpenAI:
@@ -348,14 +364,6 @@ def _http_client(
         max_connections=max_connections, max_keepalive_connections=100, keepalive_expiry=30.0
     )
     return openai.DefaultAsyncHttpxClient(limits=limits, **options)
-
-
-def _proxied(base_url: str) -> bool:
-    """Whether the host's environment has a proxy for upstream, as curl reads it."""
-    url = urlsplit(base_url)
-    proxies = getproxies()
-    named = proxies.get(url.scheme) or proxies.get("all")
-    return bool(named) and not proxy_bypass(url.hostname or "")
 
 
 async def _own_content_type(request: httpx2.Request) -> None:

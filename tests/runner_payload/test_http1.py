@@ -33,18 +33,18 @@ def read(portions: list[bytes], *, closed: bool = False) -> Read | None:
             head = reader.feed(data)
             if head is None:
                 continue
-            data = reader.rest
-        elif head.decoder.done:
+            data, decoder = reader.rest, head.body()
+        elif decoder.done:
             behind += portion
             continue
-        body += head.decoder.feed(data)
+        body += decoder.feed(data)
     if head is None:
         return None
     if closed:
-        head.decoder.end()
-    if not head.decoder.done:
+        decoder.end()
+    if not decoder.done:
         return None
-    return head.status, body, head.decoder.rest + behind, head.keep_alive
+    return head.status, body, decoder.rest + behind, head.keep_alive
 
 
 def in_every_split(data: bytes, *, closed: bool = False) -> Read | None:
@@ -163,7 +163,20 @@ def test_a_head_is_given_as_it_came_but_for_spaces_around_values() -> None:
         b"HTTP/1.1 404 Not \xc3 Found ", b"X-One: \t a  b\t ", b"x-one:", b"Y:\xe4:;", b"Z: 1\r\n 2"
     )
     assert (head.status, head.reason) == (404, b"Not \xc3 Found ")
-    assert head.fields == [(b"X-One", b"a  b"), (b"x-one", b""), (b"Y", b"\xe4:;"), (b"Z", b"1 2")]
+    assert head.fields == (
+        (b"X-One", b"a  b"),
+        (b"x-one", b""),
+        (b"Y", b"\xe4:;"),
+        (b"Z", b"1 2"),
+    )
+    assert head.headers == {"x-one": "a  b, ", "y": "ä:;", "z": "1 2"}
+
+
+def test_heads_that_are_the_same_have_bodies_of_their_own() -> None:
+    one, other = (head_of(OK.strip(), b"Content-Length: 2") for _ in range(2))
+    bodies = one.body(), other.body()
+    assert [body.feed(b"a") for body in bodies] == [b"a", b"a"]
+    assert not any(body.done for body in bodies)
 
 
 NOT_HTTP = {
@@ -304,7 +317,7 @@ def test_a_long_row_of_spaces_takes_no_time() -> None:
 
 
 def test_a_chunk_in_one_read_is_given_without_being_put_together() -> None:
-    (decoder := head_of(OK.strip(), b"Transfer-Encoding: chunked").decoder).feed(b"")
+    (decoder := head_of(OK.strip(), b"Transfer-Encoding: chunked").body()).feed(b"")
     assert decoder.feed(b"6\r\ndata: \r\n") == b"data: "
     assert decoder.feed(b"7fff\r\n" + b"x" * 0x7FFF + b"\r\n") == b"x" * 0x7FFF
     # And what only begins like one is not taken for one.

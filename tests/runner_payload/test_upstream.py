@@ -60,7 +60,7 @@ def stack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     # No TLS here, and reading the certificates is most of what a client costs.
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_args, **_options: None)
     if request.param == "sdk":
-        monkeypatch.setattr(upstream, "_proxied", lambda _base_url: True)
+        monkeypatch.setattr(upstream, "proxied", lambda _base_url: True)
     return str(request.param)
 
 
