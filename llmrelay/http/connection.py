@@ -118,7 +118,7 @@ class Connection:
             self._let_go()
             outgoing.close(self._transport)
             self._limits.leave(self)
-            await asyncio.wait({self._wire.lost})
+            await asyncio.shield(self._wire.lost)
 
     def abort(self) -> None:
         """End one whose `run` was cancelled, maybe before its first step."""

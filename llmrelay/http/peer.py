@@ -14,11 +14,12 @@ from .forwarded import Origin, parse_address
 
 def peer_origin(transport: asyncio.BaseTransport) -> Origin:
     """Its address; None where there is none any more."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family == getattr(socket, "AF_UNIX", None):
-        return UNIX
     name = transport.get_extra_info("peername")
-    return parse_address(name[0]) if isinstance(name, tuple) else None
+    if isinstance(name, tuple):
+        return parse_address(name[0])
+    sock = transport.get_extra_info("socket")
+    unix = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
+    return UNIX if unix else None
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:
