@@ -6,7 +6,6 @@ its query, which may hold a prompt. Knows an exchange that has ended. Written by
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -32,12 +31,14 @@ class _Line(logging.LogRecord):
         self.__dict__.update(_RECORD, created=time.time(), msg=message, fields=fields)
 
 
-def write(exchange: Exchange, peer: str, origin: Origin, begun_at_s: float) -> None:
+def write(
+    exchange: Exchange, peer: str, origin: Origin, begun_at_s: float, ended_at_s: float
+) -> None:
     """The line of an exchange that has just ended.
 
     Args:
         peer, origin: who holds the other end of its connection (peer.py).
-        begun_at_s: the loop's time, in seconds.
+        begun_at_s, ended_at_s: the loop's time, in seconds.
     """
     if not logger.isEnabledFor(logging.INFO):
         return
@@ -46,7 +47,7 @@ def write(exchange: Exchange, peer: str, origin: Origin, begun_at_s: float) -> N
         client = str(exchange.client_address)
         exchange.log_fields["via"] = peer
     request, more = exchange.request, exchange.log_fields
-    duration_ms = _ms(asyncio.get_running_loop().time() - begun_at_s)
+    duration_ms = _ms(ended_at_s - begun_at_s)
     first_byte_ms = exchange.first_byte_at_s and _ms(exchange.first_byte_at_s - begun_at_s)
     line = (
         f"{client} {request.method} {request.path} {exchange.status} {exchange.bytes_written} B"

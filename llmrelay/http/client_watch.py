@@ -4,7 +4,7 @@ A client that resets the connection shows by itself. The end of a client's bytes
 that left from one that only finished sending; a write does, because a closed socket answers it with
 RST. So a client that has ended is sent what it skips (Exchange.probe), at growing intervals.
 
-No task of its own: the loop's callbacks call it, and it cancels the task that entered it. Knows no
+No task of its own: the loop's callbacks call it, and it cancels the connection's task. Knows no
 bytes. Used by connection.py; incoming.py says how the client fares.
 """
 
@@ -26,20 +26,23 @@ PROBE_PAUSES_S: Final = (0.35, 0.35, 1.0, 2.0, 5.0)
 
 
 class ClientWatch:
-    """A context to run the handler of `exchange` in; it ends early if the client goes."""
+    """A context to run the handler of `exchange` in; it ends early if the client goes.
+
+    Args:
+        task: the one that runs it.
+    """
 
     __slots__ = ("_exchange", "_gone", "_incoming", "_next", "_pauses", "_task")
 
-    def __init__(self, exchange: Exchange, incoming: Incoming) -> None:
+    def __init__(self, exchange: Exchange, incoming: Incoming, task: asyncio.Task[None]) -> None:
         self._exchange = exchange
         self._incoming = incoming
-        self._task: asyncio.Task[object] | None = None
+        self._task = task
         self._next: asyncio.Handle | None = None
         self._pauses = chain(PROBE_PAUSES_S, repeat(PROBE_PAUSES_S[-1]))
         self._gone = False
 
     def __enter__(self) -> Self:
-        self._task = asyncio.current_task()
         incoming = self._incoming
         incoming.watch = self
         if incoming.gone:
@@ -59,7 +62,6 @@ class ClientWatch:
             self._next.cancel()
         if not self._gone:
             return False
-        assert self._task is not None
         # Somebody else may have cancelled it as well.
         return self._task.uncancel() == 0 and kind is asyncio.CancelledError
 
@@ -73,7 +75,7 @@ class ClientWatch:
 
     def lost(self) -> None:
         """The client is gone."""
-        if not self._gone and self._task is not None:
+        if not self._gone:
             self._gone = self._exchange.client_gone = True
             self._task.cancel()
 

@@ -94,6 +94,7 @@ class Connection:
         self._outbox = outbox
         self._loopback = loopback
         self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None]
         self._exchange: Exchange | None = None
         self._draining = False
         self._peer = peer_name(self._transport)
@@ -110,6 +111,9 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the connection until it ends; cancel to cut it off."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
         try:
             await self._serve()
         except OSError as error:
@@ -213,7 +217,7 @@ class Connection:
             request = request._replace(method=method)
         exchange = self._open_exchange(request)
         self._fail(exchange, None, error)
-        access_log.write(exchange, self._peer, self._origin, begun_at_s)
+        access_log.write(exchange, self._peer, self._origin, begun_at_s, self._loop.time())
         await self._hang_up()
 
     async def _hang_up(self) -> None:
@@ -256,13 +260,13 @@ class Connection:
         begun_at_s = self._loop.time()
         self._exchange = exchange = self._open_exchange(request)
         try:
-            with ClientWatch(exchange, self._incoming):
+            with ClientWatch(exchange, self._incoming, self._task):
                 await self._handle(exchange)
         finally:
             self._exchange = None
             self._incoming.let_go()
             exchange.cut()  # whatever kept it from its end; does nothing to one that has ended
-            access_log.write(exchange, self._peer, self._origin, begun_at_s)
+            access_log.write(exchange, self._peer, self._origin, begun_at_s, self._loop.time())
         if not exchange.keep_alive or self._transport.is_closing():
             return False
         # Only then it is idle: one that made room before would lose the end of its answer.

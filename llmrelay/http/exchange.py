@@ -10,7 +10,6 @@ how the answer ended. Called by the application, in the event loop's thread.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -91,7 +90,6 @@ class Exchange:
         self._outbox = outbox
         # What goes out at the end of this loop turn.
         self._unsent = b""
-        self._loop = asyncio.get_running_loop()
         self._chunked = False
         self._muted = True  # no body goes out: not started, finished, HEAD, 204, 304
         self._continued = False
@@ -133,7 +131,7 @@ class Exchange:
         """
         self._incoming.expect_upload(most_bytes)
         begun = await self._incoming.read_body(self._ask_for_body, held_bytes)
-        self._part_read_at_s = self._loop.time()
+        self._part_read_at_s = self._incoming.now_s()
         self._uploading = not self._incoming.all_taken
         return begun, not self._uploading
 
@@ -145,9 +143,9 @@ class Exchange:
         Raises:
             RelayError: as read_body.
         """
-        self._incoming.grant_s(self._loop.time() - self._part_read_at_s)
+        self._incoming.grant_s(self._incoming.now_s() - self._part_read_at_s)
         part = await self._incoming.read_part(self._ask_for_body)
-        self._part_read_at_s = self._loop.time()
+        self._part_read_at_s = self._incoming.now_s()
         self._uploading = bool(part)
         return part
 
@@ -342,7 +340,7 @@ class Exchange:
         head = encode_head(status, [*headers, *framing, *self._server_headers()])
         self.started = True
         self.status = status
-        self.first_byte_at_s = self._loop.time()
+        self.first_byte_at_s = self._incoming.now_s()
         return head
 
     def _server_headers(self) -> list[Header]:

@@ -64,6 +64,7 @@ class RequestParser:
             it may be another one once that one's head is known.
         method: of the request that is being read, once its line is read; HEAD as soon as it has
             come, as a refusal of the rest depends on it.
+        whole: EndOfMessage was said of that one.
     """
 
     def __init__(self, max_head_bytes: int, max_headers: int, max_body_bytes: int) -> None:
@@ -72,7 +73,7 @@ class RequestParser:
         self.max_body_bytes = max_body_bytes
         self._buffer = bytearray()
         self._ended = False
-        self._whole = False
+        self.whole = False
         self._error: RelayError | None = None
         self.method: str | None = None
         self._parsing = self._message()
@@ -123,8 +124,8 @@ class RequestParser:
 
     def next_cycle(self) -> None:
         """Go on to the next request, after EndOfMessage."""
-        assert self._whole, "the request before is not whole"
-        self._whole = False
+        assert self.whole, "the request before is not whole"
+        self.whole = False
         self.method = None
         self._parsing = self._message()
 
@@ -141,7 +142,7 @@ class RequestParser:
         elif request.framing is not None:
             self._check_length(request.framing, self.max_body_bytes)
             yield from self._body(request.framing)
-        self._whole = True
+        self.whole = True
         while True:
             yield EndOfMessage()
 

@@ -53,6 +53,7 @@ class Incoming:
         watch: told of the client while a handler runs; then `blind` and `gone` say what was before.
         ended: the client has sent its last byte; it may still read.
         gone: the connection is lost.
+        now_s: the loop's clock, in seconds.
     """
 
     def __init__(self, config: Config, memory: BodyMemory) -> None:
@@ -65,6 +66,7 @@ class Incoming:
             config.max_head_bytes, config.max_headers, config.max_body_bytes
         )
         self._loop = asyncio.get_running_loop()
+        self.now_s = self._loop.time
         self._wire: Wire
         self._paused = False  # the wire brings nothing: what is here is enough
         self._error: Exception | None = None  # by which the connection was lost
@@ -175,7 +177,7 @@ class Incoming:
             OSError: the connection is lost.
         """
         self._idle = True
-        self._due_s = self._loop.time() + self._idle_s
+        self._due_s = self.now_s() + self._idle_s
         try:
             request = await self._read_head(begun)
         except RelayError:
@@ -188,7 +190,7 @@ class Incoming:
             self._unasked = request.expect_continue
             self._parser.max_body_bytes = self._config.max_body_bytes
             self._body_bytes = self._parts = 0
-            self._body_due_s = self._loop.time() + self._config.body_timeout_s
+            self._body_due_s = self.now_s() + self._config.body_timeout_s
             if self._unread == 0:
                 self._parser.next_event()  # EndOfMessage: there is nothing to wait for
         return request
@@ -200,7 +202,7 @@ class Incoming:
             if self._idle and self._parser.begun:
                 self._idle = False
                 begun()
-                self._due_s = self._loop.time() + self._config.head_timeout_s
+                self._due_s = self.now_s() + self._config.head_timeout_s
             if not await self._more(self._due_s):
                 if self._idle:
                     return None
@@ -211,7 +213,7 @@ class Incoming:
         """Let `next_request` wait only so long, from now on, for a request that has not begun."""
         self._idle_s = idle_s
         if self._idle:
-            self._due_s = self._loop.time() + idle_s
+            self._due_s = self.now_s() + idle_s
             if self._limit is not None:
                 self._limit.cancel()
                 self._limit = self._loop.call_at(self._due_s, self._wake, False)
@@ -307,6 +309,8 @@ class Incoming:
         Returns:
             What refuses the request, or None: the body is malformed, or over its limit.
         """
+        if self._unread == 0:
+            return None
         left = DISCARD_BYTES
         # It may be an upload to where those are taken, refused for another reason: that one counts.
         limit = max(self._parser.max_body_bytes, self._config.max_upload_bytes)
@@ -335,9 +339,12 @@ class Incoming:
         """
         if not self.reusable:
             return False
+        if self._parser.whole:
+            self._parser.next_cycle()
+            return True
         left = DISCARD_BYTES
         parts = 0
-        due_s = self._loop.time() + DISCARD_S
+        due_s = self.now_s() + DISCARD_S
         try:
             while not isinstance(event := self._next_body_event(), EndOfMessage):
                 if event is None:
@@ -365,7 +372,7 @@ class Incoming:
             OSError: the connection is lost.
         """
         self._linger_bytes = LINGER_BYTES
-        due_s = self._loop.time() + LINGER_S
+        due_s = self.now_s() + LINGER_S
         while self._linger_bytes > 0 and not self.ended:
             if not await self._more(due_s):
                 return

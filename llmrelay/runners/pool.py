@@ -59,6 +59,7 @@ class Pool:
         self._standings: list[Standing] = []  # theirs
         self._queue: FairQueue[Waiter] = FairQueue()
         self._free_rate = FreeRate()
+        self._now_s = asyncio.get_running_loop().time
         self._random = random.Random()  # noqa: S311 - spreads load
 
     # --- Who there is: what fleet.py tells ------------------------------------------------------
@@ -264,6 +265,3 @@ class Pool:
             self._over(waiter.place.result(), None)
         else:
             self._queue.remove(waiter.ask.client, waiter)
-
-    def _now_s(self) -> float:
-        return asyncio.get_running_loop().time()

@@ -311,7 +311,7 @@ def test_retry_after_is_as_long_as_the_queue_takes() -> None:
     async def scene() -> None:
         pool, runner = a_pool(queue_length=0)
         now_s = 0.0
-        pool._now_s = lambda: now_s  # type: ignore[method-assign]
+        pool._now_s = lambda: now_s
         for _ in range(10):  # a place comes free every three seconds
             await opened(pool)
             now_s += 3
