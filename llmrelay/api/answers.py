@@ -150,6 +150,9 @@ class Json(Text):
         return ()
 
 
+_UNSAID = Response(200)
+
+
 class Raw:
     """Upstream's answer, byte for byte.
 
@@ -161,7 +164,7 @@ class Raw:
     def __init__(self, *, events: bool = False, anthropic: bool = False) -> None:
         self.heartbeat: Sequence[Header] = (_EVENTS, _NO_STORE, _UNBUFFERED) if events else ()
         self._anthropic = anthropic
-        self._response = Response(200)
+        self._response = _UNSAID
         self._streams = events
 
     def head(self) -> tuple[int, Sequence[Header]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
-from typing import Any
+from typing import Any, Final
 
 from ..errors import BadRequest, UnsupportedMediaType
 from ..http.events import Request
@@ -72,14 +72,14 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 def _parse(body: bytes) -> Any:
     if len(body) < _LONG_BYTES:
-        return json.loads(body, parse_constant=_no_constant)
+        return _load(body)
     if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:
         raise ValueError(f"it has more than {_MAX_BRACKETS} lists and objects")
     # Looks at all of them again and again meanwhile, and finds nothing: three quarters of the time.
     collects = gc.isenabled()
     gc.disable()
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return _load(body)
     finally:
         if collects:
             gc.enable()
@@ -87,3 +87,11 @@ def _parse(body: bytes) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+# json.loads() makes one for each call.
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _load(body: bytes) -> Any:
+    return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
