@@ -30,18 +30,15 @@ class Alike:
 
     Args:
         parse: JSON; raises ValueError.
-
-    Attributes:
-        between: what comes next begins with an event; as long as it does not, nothing is alike.
     """
 
     # What learn() puts in the text's place.
     OTHER = "?"
 
     def __init__(self, parse: Callable[[bytes], Any]) -> None:
-        self.between = False
         self._parse = parse
-        self.forget()
+        self._learned = self._before = b""
+        self._begin = 1
         self._behind, self._end = b"", -1
         # What stands between two texts, and where one event ends in it.
         self._join = self._blank = b""
@@ -54,7 +51,7 @@ class Alike:
             events: one or more, each with the blank line that ends it; may be anything else.
         """
         begin, end = self._begin, self._end
-        if self.between and events[:begin] == self._before and events[end:] == self._behind:
+        if events[:begin] == self._before and events[end:] == self._behind:
             text = events[begin:end]
             if text.translate(_PLAIN) != text:
                 return self._texts(events)
@@ -101,7 +98,8 @@ class Alike:
         if found is None:
             return None
         begin, end = found.span(1)
-        self._before, self._behind = event[:begin], event[end:]
+        self._learned, self._behind = event[:begin], event[end:]
+        self._before = self._learned
         self._join = self._behind + self._before
         self._blank = event[len(event.rstrip(b"\r\n")) :]
         self._begin, self._end = begin, end - len(event)
@@ -109,4 +107,9 @@ class Alike:
 
     def forget(self) -> None:
         """No event is alike."""
-        self._before, self._begin = b"", 1
+        self._learned = self._before = b""
+        self._begin = 1
+
+    def expect(self, *, between: bool) -> None:
+        """Whether what comes next begins with an event; nothing is alike if it does not."""
+        self._before = self._learned if between else b""

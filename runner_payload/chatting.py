@@ -129,9 +129,10 @@ class _Texts:
 
     def take(self, piece: bytes) -> bool:
         """The deltas of one read: the runner's hot path."""
-        text = self._alike(piece)
+        alike, emit = self._alike, self._emit
+        text = alike(piece)
         if text is not None:
-            return self._emit(text)
+            return emit(text)
         deltas = self._deltas
         text = deltas.feed(piece)
         # Comments and parts of events are no sign of life worth passing on.
@@ -139,4 +140,4 @@ class _Texts:
             return True
         self._events = deltas.events
         self.done = deltas.done
-        return self._emit(text) and not deltas.done
+        return emit(text) and not deltas.done

@@ -90,8 +90,9 @@ class DeltaDecoder:
             self.begun = True
         answer = self._encode(text, last=self.done)
         more = self.begun and not (self.done or self._high_surrogate)
-        self._alike.between = more and self._events.between
-        if self._alike.between and last:
+        between = more and self._events.between
+        self._alike.expect(between=between)
+        if between and last:
             self._learn(chunk, events[-1])
         return answer
 

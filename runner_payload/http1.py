@@ -211,17 +211,16 @@ class Chunked:
         self.rest = b""
         # Of the chunk under way, with the line end behind it; 0 between two chunks.
         self._left = 0
-        # Nothing is held back, and what comes next is a size line.
-        self._between = True
         # Of the newest size line; the next one is as long most of the time.
         self._line_bytes = 4
+        # The same if nothing is held back and a size line comes next; else 0.
+        self._next_bytes = self._line_bytes
 
     def feed(self, data: bytes) -> bytes:
         # The hot path: servers write an event in a chunk, and a read brings just that.
-        if self._between:
-            at = self._line_bytes
-            if _sizes.get(data[:at]) == len(data) and data[-2:] == b"\r\n":
-                return data[at:-2]
+        at = self._next_bytes
+        if _sizes.get(data[:at]) == len(data) and data[-2:] == b"\r\n":
+            return data[at:-2]
         return self._feed(data)
 
     def _feed(self, data: bytes) -> bytes:
@@ -240,7 +239,7 @@ class Chunked:
             if not self._left:
                 at = self._whole_chunks(data, at, pieces)
                 if data[at : at + 6] == _LAST_CHUNK:
-                    self.done, self._between = True, False
+                    self.done, self._next_bytes = True, 0
                     return b"".join(pieces)
             # What follows is of no use but whole: a line end, a size, a trailer.
             line_end = data.find(b"\n", at) + 1
@@ -249,7 +248,7 @@ class Chunked:
             self._take_line(data[at:line_end])
             at = line_end
         self.rest = data[at:]
-        self._between = not (self.rest or self._left)
+        self._next_bytes = 0 if self.rest or self._left else self._line_bytes
         if len(self.rest) >= MAX_LINE_BYTES and not self.done:
             raise _long_line()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -46,7 +46,8 @@ class Through:
         self.ready = destination.ready
 
     def take(self, piece: bytes) -> bool:
-        return self._emit(self._convert(piece))
+        convert, emit = self._convert, self._emit
+        return emit(convert(piece))
 
 
 async def send(destination: Destination, data: bytes) -> None:
