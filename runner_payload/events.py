@@ -23,6 +23,8 @@ MAX_HELD_BYTES = 1024 * 1024
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
 # With include_usage every other event says that it has none.
 _NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null')
+_AS_MOST_SAY = b',"usage":null'
+_NAME = b'"usage"'
 # However the line before it ends; nobody ends one with LF and the next with CR.
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 _EVENT = re.compile(rb"(?:[^\r\n]+(?:\r\n|\n|\r))*(?:\r\n|\n|\r)")
@@ -79,7 +81,7 @@ class EventRelay:
         if chunk[-2:] == b"\n\n" and not self._rest:
             # What nearly every read is. Not `in`, which first tries what it looks for as a number,
             # and makes an exception of it, for longer than it searches.
-            return chunk if chunk.find(b'"usage"') < 0 else self._counted(chunk)
+            return chunk if chunk.find(_NAME) < 0 else self._of_usage(chunk)
         data = self._rest + chunk if self._rest else chunk
         end = _end_of_events(data)
         if not end and len(data) > MAX_HELD_BYTES:
@@ -93,8 +95,13 @@ class EventRelay:
         return self._counted(rest)
 
     def _counted(self, events: bytes) -> bytes:
-        if b'"usage"' not in events:
-            return events
+        return events if events.find(_NAME) < 0 else self._of_usage(events)
+
+    def _of_usage(self, events: bytes) -> bytes:
+        """As _counted(), of events that have the name in them."""
+        rest = events.replace(_AS_MOST_SAY, b"")
+        if rest.find(_NAME) < 0:
+            return rest if self._take_out else events
         counted = self._usage.look(events)
         if not self._take_out:
             return events

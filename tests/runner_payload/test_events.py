@@ -287,3 +287,17 @@ def test_text_that_looks_like_usage_is_left_alone(text: str) -> None:
     usage = Usage()
     assert relayed([stream], take_out=True, usage=usage) == stream
     assert usage.input_tokens is None
+
+
+@pytest.mark.parametrize("spelled", [b',"usage":null', b', "usage": null', b' ,"usage" :null'])
+def test_that_there_is_no_count_yet_is_left_out_however_it_is_spelled(spelled: bytes) -> None:
+    begin, end = b'data: {"choices":[{"delta":{"content":"a"}}]', b"}\n\n"
+    asked = begin + spelled + end
+    without = begin + spelled.replace(spelled.lstrip(), b"") + end
+    usage = Usage()
+    for portions in ([asked * 3], [asked] * 3, cut(asked * 3, [5, 60, 70, 100])):
+        assert relayed(portions, take_out=True, usage=usage) == without * 3
+        assert relayed(portions, usage=usage) == asked * 3
+    counted = asked + COUNTED + DONE
+    assert relayed([counted], take_out=True, usage=usage) == without + DONE
+    assert usage.output_tokens == COUNT["completion_tokens"]
