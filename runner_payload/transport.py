@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import socket
 import ssl
@@ -158,6 +159,8 @@ async def _within(limit_s: float | None, connecting: Coroutine[Any, Any, Connect
     Raises:
         _TooSlow: not within the limit.
     """
+    if limit_s is None:
+        return await connecting
     task = asyncio.get_running_loop().create_task(connecting)
     try:
         await asyncio.wait([task], timeout=limit_s)
@@ -186,10 +189,17 @@ def _tls_context() -> ssl.SSLContext:
     return context
 
 
+@functools.lru_cache(maxsize=16)
+def _as_address(host: str) -> str | None:
+    with contextlib.suppress(ValueError):
+        return str(ip_address(host))
+    return None
+
+
 async def _addresses(host: str, port: int) -> list[str]:
     """A host's addresses, in the system's order."""
-    with contextlib.suppress(ValueError):
-        return [str(ip_address(host))]
+    if (address := _as_address(host)) is not None:
+        return [address]
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
