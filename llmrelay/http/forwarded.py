@@ -19,7 +19,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from typing import Final, Literal
@@ -48,7 +47,6 @@ _NODE: Final = re.compile(
 _BARE_IPV6: Final = re.compile(r"[0-9A-Fa-f:.]+")
 
 
-@lru_cache(maxsize=256)  # a client comes back
 def parse_address(text: str) -> Address | None:
     """An IP address; IPv4 in IPv6's form, as sockets on [::] show it, is IPv4 (RFC 4291, 2.5.5.2).
 

@@ -393,13 +393,8 @@ class Incoming:
             assert isinstance(event, EndOfMessage), "a request inside a request"
             self._unread = 0
             self._unasked = False
-        if self._paused:
-            self._taken()
-        return event
-
-    def _taken(self) -> None:
-        """There may be room for more, or nothing more to have room for."""
-        if self._parser.buffered < READ_AHEAD_BYTES:
+        if self._paused and self._parser.buffered < READ_AHEAD_BYTES:
             self._read_on()
-        else:
+        elif self._paused:
             self._tell_blind()
+        return event

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import lru_cache
 
 from ..values import UNIX
 from .forwarded import Origin, parse_address
+
+# A client comes back. What proxies say is not parsed here: an address of theirs is never the very
+# object that a peer's is (connection.py).
+_address = lru_cache(maxsize=256)(parse_address)
 
 
 def peer_origin(transport: asyncio.BaseTransport) -> Origin:
     """Its address; None where there is none any more."""
     name = transport.get_extra_info("peername")
     if isinstance(name, tuple):
-        return parse_address(name[0])
+        return _address(name[0])
     sock = transport.get_extra_info("socket")
     unix = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
     return UNIX if unix else None
