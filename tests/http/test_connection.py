@@ -900,6 +900,25 @@ def test_the_access_log_has_one_line_per_exchange_and_no_query(
     assert "GET /chat 200 5 B" in caplog.text
 
 
+def test_a_client_behind_a_local_proxy_is_a_stranger_whatever_address_it_is_said_to_have(
+    run: Run,
+) -> None:
+    seen: list[bool] = []
+
+    async def handler(exchange: Exchange) -> None:
+        seen.append(exchange.trusted)
+        exchange.respond(200, [], b"")
+
+    async def subject() -> None:
+        proxies = (parse_trusted_proxy("127.0.0.1"),)
+        async with serving(handler, trusted_proxies=proxies) as server, Client(server) as client:
+            for fields in ([], ["Forwarded: for=127.0.0.1"], ["X-Forwarded-For: 127.0.0.1"]):
+                await client.ask(get("/", *fields))
+
+    run(subject())
+    assert seen == [True, False, False]
+
+
 @pytest.mark.parametrize("trusted", [True, False])
 def test_the_access_log_names_the_client_behind_a_trusted_proxy_and_the_proxy(
     run: Run, caplog: pytest.LogCaptureFixture, trusted: bool
