@@ -13,6 +13,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TextIO
 
 
 class TextFormatter(logging.Formatter):
@@ -60,11 +61,18 @@ def _message(record: logging.LogRecord) -> str:
     return text
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """The standard error, which lets go of a line at its end by itself."""
+
+    def flush(self) -> None:
+        pass
+
+
 def configure(level: str, log_format: str, worker: int | None = None) -> None:
     """Sends the log to stderr; libraries are heard from warnings on."""
     # Nobody reads these here, and to find them out takes as long as the rest of a record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr(sys.stderr)
     handler.setFormatter(JsonFormatter(worker) if log_format == "json" else TextFormatter(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
