@@ -33,7 +33,7 @@ class Wire(asyncio.Protocol):
         lost: done once the transport is closed, by whomever.
     """
 
-    __slots__ = ("_drained", "_paused", "_writer", "lost", "receiver", "transport")
+    __slots__ = ("_drained", "_paused", "_streams", "lost", "receiver", "transport")
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
@@ -41,14 +41,15 @@ class Wire(asyncio.Protocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._paused = False
         self._drained: asyncio.Future[None] | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._streams: asyncio.BaseProtocol | None = None
 
     def take_over(self, writer: asyncio.StreamWriter) -> None:
         """Stands in the place of the streams that asyncio.start_server has made."""
-        # Its end would close the transport (since Python 3.12).
-        self._writer = writer
-        writer.transport.set_protocol(self)
-        self.connection_made(writer.transport)
+        transport = writer.transport
+        # They are kept: the writer's end would close the transport (since Python 3.12).
+        self._streams = transport.get_protocol()
+        transport.set_protocol(self)
+        self.connection_made(transport)
 
     async def drained(self) -> None:
         """Returns when less than the high water mark is unsent, or the connection is lost."""
@@ -81,7 +82,9 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.resume_writing()
-        self._writer = None
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            streams.connection_lost(None)  # else they hold each other, until they are collected
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
             receiver.lost(exc)
