@@ -76,7 +76,7 @@ class RequestParser:
         self.whole = False
         self._error: RelayError | None = None
         self.method: str | None = None
-        self._parsing = self._message()
+        self._parsing = self._messages()
 
     @property
     def buffered(self) -> int:
@@ -127,24 +127,25 @@ class RequestParser:
         assert self.whole, "the request before is not whole"
         self.whole = False
         self.method = None
-        self._parsing = self._message()
 
-    def _message(self) -> Parsing:
-        """HTTP-message (RFC 9112, section 2.1)."""
-        while self._no_line_yet:
-            yield NEED_DATA
-        request_line, fields = self._whole_head() or (yield from self._head())
-        self.method = request_line.method
-        request = make_request(request_line, fields)
-        yield request
-        if request.framing == "chunked":
-            yield from self._chunked_body()
-        elif request.framing is not None:
-            self._check_length(request.framing, self.max_body_bytes)
-            yield from self._body(request.framing)
-        self.whole = True
+    def _messages(self) -> Parsing:
+        """HTTP-message after HTTP-message (RFC 9112, section 2.1)."""
         while True:
-            yield EndOfMessage()
+            while self._no_line_yet:
+                yield NEED_DATA
+            request_line, fields = self._whole_head() or (yield from self._head())
+            self.method = request_line.method
+            request = make_request(request_line, fields)
+            yield request
+            if request.framing == "chunked":
+                yield from self._chunked_body()
+            elif request.framing is not None:
+                self._check_length(request.framing, self.max_body_bytes)
+                yield from self._body(request.framing)
+            self.whole = True
+            del request_line, fields, request  # an idle connection does without them
+            while self.whole:  # until next_cycle
+                yield EndOfMessage()
 
     def _whole_head(self) -> Head | None:
         """A head that has come as a whole and has nothing wrong in its lines; else None."""
