@@ -212,6 +212,7 @@ def _checked_authority(text: str, where: str) -> str:
     return text
 
 
+@lru_cache(maxsize=64)  # most requests are for the same few
 def _split_target(method: str, target: str, host: str) -> tuple[str, str, str, str]:
     """A request target -> scheme, authority, path, query (RFC 9112, sections 3.2.1 to 3.2.4)."""
     if "#" in target:
@@ -245,6 +246,8 @@ def _split_path(text: str) -> tuple[str, str]:
 def _expects_continue(said: Said, version: tuple[int, int]) -> bool:
     """Whether the client waits for "100 Continue" (RFC 9110, section 10.1.1)."""
     if version < (1, 1):  # "in an HTTP/1.0 request MUST ignore"
+        return False
+    if "expect" not in said:
         return False
     expected = set(_list(said, "expect")) - {""}
     if not expected <= {"100-continue"}:
