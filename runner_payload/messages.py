@@ -15,10 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from .protocol import RemoteProtocolError
 
+# What json.loads() does for text, without its guess at which encoding bytes have: it is UTF-8 here.
+_parse = json.JSONDecoder().decode
+
 
 def _load(payload: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(payload)
+        value = _parse(payload.decode())
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"a control payload is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -42,15 +45,21 @@ class _Field(NamedTuple):
     name: str
     required: bool
     declared: str
-    kinds: tuple[type, ...]
+    kinds: frozenset[type]  # that JSON makes: a bool is an int to Python, but not on the wire
+    is_float: bool
+    is_pairs: bool
 
 
 @cache
 def _fields_of(message: type[Message]) -> tuple[_Field, ...]:
-    return tuple(
-        _Field(each.name, each.default is MISSING, str(each.type), _KINDS[str(each.type)])
-        for each in fields(message)
-    )
+    known = []
+    for each in fields(message):
+        kinds = _KINDS[str(each.type)]
+        required = each.default is MISSING
+        known.append(
+            _Field(each.name, required, str(each.type), kinds, float in kinds, list in kinds)
+        )
+    return tuple(known)
 
 
 # Header fields: names in lower case, and values, whose characters stand for bytes (Latin-1) and do
@@ -59,15 +68,15 @@ Pairs = tuple[tuple[str, str], ...]
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "bool": (bool,),
-    "float": (int, float),
-    "str | None": (str, type(None)),
-    "int | None": (int, type(None)),
-    "float | None": (int, float, type(None)),
-    "Pairs": (list,),
+_KINDS: dict[str, frozenset[type]] = {
+    "str": frozenset({str}),
+    "int": frozenset({int}),
+    "bool": frozenset({bool}),
+    "float": frozenset({int, float}),
+    "str | None": frozenset({str, type(None)}),
+    "int | None": frozenset({int, type(None)}),
+    "float | None": frozenset({int, float, type(None)}),
+    "Pairs": frozenset({list}),
 }
 
 
@@ -102,18 +111,17 @@ class Message:
         """
         value = _load(payload)
         known = {}
-        for name, required, declared, kinds in _fields_of(cls):  # type: ignore[arg-type]
+        for name, required, declared, kinds, is_float, is_pairs in _fields_of(cls):  # type: ignore[arg-type]
             if name not in value:
                 if required:
                     raise RemoteProtocolError(f"{cls.__name__} without {name}")
                 continue
             item = value[name]
-            # A bool is an int to Python, but not on the wire.
-            if not isinstance(item, kinds) or (isinstance(item, bool) and bool not in kinds):
+            if type(item) not in kinds:
                 raise RemoteProtocolError(f"{cls.__name__}.{name} is not {declared}")
-            if float in kinds and item is not None and not _is_finite(item):
+            if is_float and item is not None and not _is_finite(item):
                 raise RemoteProtocolError(f"{cls.__name__}.{name} is no finite number")
-            if list in kinds and (item := _pairs(item)) is None:
+            if is_pairs and (item := _pairs(item)) is None:
                 raise RemoteProtocolError(f"{cls.__name__}.{name} is no header fields")
             known[name] = item
         return cls(**known)
