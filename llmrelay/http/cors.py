@@ -41,6 +41,8 @@ class Policy:
 
     def allows(self, request: Request) -> bool:
         """Whether a page may have sent it: its origin is named, or all are."""
+        if not self._origins:
+            return False
         if ANY in self._origins:
             return True
         origins = request.headers.get_all("origin")

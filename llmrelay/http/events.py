@@ -38,7 +38,11 @@ class Headers:
     def get_all(self, name: str) -> list[str]:
         """The values of all fields of that name, in order."""
         wanted = name.lower()
-        return [value for field, value in self.fields if field == wanted]
+        values = []
+        for field, value in self.fields:
+            if field == wanted:
+                values.append(value)
+        return values
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.fields)
