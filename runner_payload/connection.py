@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import cast
 
@@ -51,8 +50,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._said: select.poll | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
+        # Made when upstream first holds up a request.
+        self._writable: asyncio.Event | None = None
         # Of the answer under way: its head while it comes, then its body.
         self._reader: HeadReader | None = None
         self._head: asyncio.Future[tuple[Head, Body]] | None = None
@@ -112,7 +111,8 @@ class Connection(asyncio.Protocol):
                 if piece:
                     size = b"%x\r\n" % len(piece) if chunked else b""
                     self._transport.write(b"%b%b\r\n" % (size, piece) if chunked else piece)
-                    await self._writable.wait()
+                    if self._writable is not None:
+                        await self._writable.wait()
             if chunked:
                 self._transport.write(_LAST_CHUNK)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer's reader gets it
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_lost(self)
-        self._writable.set()
+        self.resume_writing()
         if self._upload is not None:
             # It may be waiting for its source, which nobody feeds once the call is over.
             self._upload.cancel()
@@ -203,10 +203,12 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def pause_writing(self) -> None:
+        self._writable = self._writable or asyncio.Event()
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        if self._writable is not None:
+            self._writable.set()
 
 
 class Body(httpx2.AsyncByteStream):
@@ -224,7 +226,7 @@ class Body(httpx2.AsyncByteStream):
         self._on_over = on_over
         self._over = False
         self._error: Exception | None = None
-        self._held: deque[bytes] = deque()
+        self._held: list[bytes] = []
         self._held_bytes = 0
         # Of the sink that it is poured into.
         self._take: Callable[[bytes], bool] | None = None
@@ -276,7 +278,7 @@ class Body(httpx2.AsyncByteStream):
         return True
 
     def _next_held(self) -> bytes:
-        piece = self._held.popleft()
+        piece = self._held.pop(0)
         self._held_bytes -= len(piece)
         return piece
 

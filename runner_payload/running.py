@@ -54,7 +54,8 @@ class RunningCall:
         self._stdio = stdio
         self._start = start
         self._window = SendWindow(start.window_bytes)
-        self._granted = asyncio.Event()
+        # Made when the call waits for it.
+        self._granted: asyncio.Event | None = None
         self._now_s = asyncio.get_running_loop().time
         self._silence = Silence(start.delta_timeout_s)
         # Of the answer: what has no credit, or no room in the channel.
@@ -66,7 +67,8 @@ class RunningCall:
     def grant(self, amount: int) -> None:
         """The client has taken `amount` bytes."""
         self._window.grant(amount)
-        self._granted.set()
+        if self._granted is not None:
+            self._granted.set()
 
     async def run(self, upstream: Upstream) -> None:
         """The call, up to the frame that ends it.
@@ -157,6 +159,7 @@ class RunningCall:
         await self._stdio.writable()
         while self._held:
             while not window.available:
+                self._granted = self._granted or asyncio.Event()
                 self._granted.clear()
                 await self._granted.wait()
             await self._stdio.writable()
