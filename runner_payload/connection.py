@@ -153,16 +153,18 @@ class Connection(asyncio.Protocol):
             self._fail(httpx2.RemoteProtocolError(str(error)))
 
     def _read_head(self, data: bytes) -> None:
-        if self._reader is None or self._head is None:
+        reader = self._reader
+        if reader is None or self._head is None:
             self._transport.abort()  # nobody has asked
             return
-        head = self._reader.feed(data)
+        head = reader.feed(data)
         if head is not None:
+            self._reader = None
             body = self._body = Body(self, head.body(), self._answered)
             self._keep_alive = head.keep_alive
             if not self._head.done():
                 self._head.set_result((head, body))
-            body.receive(self._reader.rest)
+            body.receive(reader.rest)
 
     def _answered(self, clean: bool) -> None:
         """The answer is whole; not `clean` if something came behind it."""
