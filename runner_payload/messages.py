@@ -224,7 +224,8 @@ class Call(Message):
     retries: int = 2
 
     def encode(self) -> bytes:
-        return _encode_call(self)
+        # A system prompt is not kept.
+        return Message.encode(self) if self.system else _encode_call(self)
 
     def __repr__(self) -> str:
         return f"Call({self.kind}, model={self.model!r})"
