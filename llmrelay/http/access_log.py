@@ -77,4 +77,4 @@ def _shown(value: object) -> str:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+    return int(seconds * 10_000 + 0.5) / 10  # round() takes three times as long
