@@ -67,7 +67,6 @@ class Incoming:
         )
         self._loop = asyncio.get_running_loop()
         self.now_s = self._loop.time
-        self._wire: Wire
         self._paused = False  # the wire brings nothing: what is here is enough
         self._error: Exception | None = None  # by which the connection was lost
         # Of who waits for bytes: that there are some, or no more, or that it is too late for them.
@@ -96,8 +95,8 @@ class Incoming:
             self._parser.feed(data)
         else:
             self._linger_bytes -= len(data)
-        if self._waiter is not None:
-            self._wake(True)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)
         elif self._parser.buffered >= READ_AHEAD_BYTES and not self._paused:
             self._paused = True
             self._wire.transport.pause_reading()
@@ -193,6 +192,8 @@ class Incoming:
             self._body_due_s = self.now_s() + self._config.body_timeout_s
             if self._unread == 0:
                 self._parser.next_event()  # EndOfMessage: there is nothing to wait for
+            if self._paused and self._parser.buffered < READ_AHEAD_BYTES:
+                self._read_on()
         return request
 
     async def _read_head(self, begun: Callable[[], None]) -> Request | None:
@@ -373,9 +374,8 @@ class Incoming:
         """
         self._linger_bytes = LINGER_BYTES
         due_s = self.now_s() + LINGER_S
-        while self._linger_bytes > 0 and not self.ended:
-            if not await self._more(due_s):
-                return
+        while self._linger_bytes > 0 and not self.ended and await self._more(due_s):
+            pass
 
     def _next_body_event(self) -> Data | EndOfMessage | None:
         """The body's next event; None if bytes are needed."""
