@@ -38,6 +38,8 @@ def make_context(cert: Path, key: Path | None, client_ca: Path | None) -> ssl.SS
         UnusableConfig: a file cannot be read or used; names it, and never what is in it.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    # Debian's Python leaves this to OpenSSL (RFC 8996 forbids what is older).
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
         # A terminal may be there, but nobody would answer on SIGHUP.
