@@ -9,11 +9,14 @@ Knows transports, no HTTP. Used by connection.py and exchange.py.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
 from typing import Final, Protocol
 
 from .wire import Wire
+
+logger = logging.getLogger("llmrelay.http")
 
 # Above this an answer waits for its client, who is some minutes of text behind by then.
 HIGH_WATER_BYTES: Final = 64 * 1024
@@ -49,7 +52,10 @@ class Outbox:
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
         for sender in waiting:
-            sender.send()
+            try:
+                sender.send()
+            except Exception:  # a bug; the others' answers go on
+                logger.exception("An answer could not be written.")
 
 
 async def flush(wire: Wire, limit_s: float) -> bool:
