@@ -1,6 +1,6 @@
-"""What a login does with sessions that nobody waits for any more.
+"""What a login does with sessions that nobody waits for any more, and with packets that nobody needs.
 
-Over a connection that is made up; tests/test_instances.py has one to an sshd that refuses sessions.
+Over connections that are made up; tests/test_instances.py has one to an sshd that refuses sessions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from llmrelay.runners.ssh.login import Login
+from llmrelay.runners.ssh.login import Login, _send_no_empty_packets
 
 
 class LateConnection:
@@ -60,3 +60,38 @@ def test_a_session_that_is_opened_too_late_is_closed(opened: bool) -> None:
             await scene()
 
     asyncio.run(limited())
+
+
+MSG_IGNORE, MSG_CHANNEL_DATA = 2, 94
+
+
+class Sending:
+    """Of a connection, what sends packets as asyncssh's does: an empty one before each."""
+
+    def __init__(self, cipher: str) -> None:
+        self.sent: list[int] = []
+        self._cipher = cipher
+
+    def get_extra_info(self, name: str) -> str:
+        assert name == "send_cipher"
+        return self._cipher
+
+    def send_packet(self, kind: int, *args: bytes, handler: object = None) -> None:
+        if kind != MSG_IGNORE:
+            self.send_packet(MSG_IGNORE)
+        self.sent.append(kind)
+
+
+@pytest.mark.parametrize(
+    ("cipher", "sent"),
+    [
+        ("aes128-gcm@openssh.com", [MSG_CHANNEL_DATA]),
+        ("aes256-ctr", [MSG_CHANNEL_DATA]),
+        ("aes128-cbc", [MSG_IGNORE, MSG_CHANNEL_DATA]),
+    ],
+)
+def test_only_with_cbc_there_is_an_empty_packet_before_each(cipher: str, sent: list[int]) -> None:
+    connection = Sending(cipher)
+    _send_no_empty_packets(cast(Any, connection))
+    connection.send_packet(MSG_CHANNEL_DATA, b"data", handler=None)
+    assert connection.sent == sent
