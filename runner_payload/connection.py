@@ -228,8 +228,7 @@ class Body(httpx2.AsyncByteStream):
         self._on_over = on_over
         self._over = False
         self._error: Exception | None = None
-        self._held: list[bytes] = []
-        self._held_bytes = 0
+        self._held = bytearray()
         # Of the sink that it is poured into.
         self._take: Callable[[bytes], bool] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -249,7 +248,7 @@ class Body(httpx2.AsyncByteStream):
         """
         while not (sink.done or self._ended()):
             if self._held:
-                if not sink.take(self._next_held()):
+                if not sink.take(self._take_held()):
                     await sink.ready()
                 continue
             # From here on receive() gives it each piece in the callback that has read it.
@@ -263,7 +262,7 @@ class Body(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while not self._ended():
             if self._held:
-                yield self._next_held()
+                yield self._take_held()
             else:
                 await self._more()
 
@@ -279,10 +278,10 @@ class Body(httpx2.AsyncByteStream):
             raise self._error
         return True
 
-    def _next_held(self) -> bytes:
-        piece = self._held.pop(0)
-        self._held_bytes -= len(piece)
-        return piece
+    def _take_held(self) -> bytes:
+        held = bytes(self._held)
+        self._held.clear()
+        return held
 
     async def aclose(self) -> None:
         """The rest is not wanted: the connection ends, unless there is none."""
@@ -344,9 +343,8 @@ class Body(httpx2.AsyncByteStream):
         self._wake_up(error)
 
     def _hold(self, piece: bytes) -> None:
-        self._held.append(piece)
-        self._held_bytes += len(piece)
-        if self._held_bytes > HELD_BYTES:
+        self._held += piece
+        if len(self._held) > HELD_BYTES:
             self._connection.pause()
         self._wake_up()
 

@@ -1,4 +1,4 @@
-"""What a login does with sessions that nobody waits for any more, and with packets that nobody needs.
+"""What a login does with sessions that nobody waits for, and with packets that nobody needs.
 
 Over connections that are made up; tests/test_instances.py has one to an sshd that refuses sessions.
 """
