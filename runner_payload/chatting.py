@@ -31,6 +31,8 @@ _HEADERS = {"content-type": "application/json"}
 class _Retries:
     """How many retries of a call have been taken, by the SDK and by us together."""
 
+    __slots__ = ("_most", "taken")
+
     def __init__(self, most: int) -> None:
         self.taken = 0
         self._most = min(most, MAX_RETRIES)
@@ -118,6 +120,8 @@ def _parameters(upstream: Upstream, call: Call, prompt: str) -> dict[str, Any]:
 
 class _Texts:
     """A sink for an answer's events: sends their text on, up to [DONE]."""
+
+    __slots__ = ("_alike", "_deltas", "_emit", "_events", "done", "ready")
 
     def __init__(self, deltas: DeltaDecoder, answer: Destination) -> None:
         self.done = False

@@ -39,6 +39,21 @@ class Connection(asyncio.Protocol):
         idle_since_s: the loop's time when it became idle.
     """
 
+    __slots__ = (
+        "_body",
+        "_head",
+        "_keep_alive",
+        "_loop",
+        "_on_idle",
+        "_on_lost",
+        "_reader",
+        "_said",
+        "_transport",
+        "_upload",
+        "_writable",
+        "idle_since_s",
+    )
+
     def __init__(
         self,
         on_idle: Callable[[Connection], None],

@@ -41,6 +41,18 @@ class DeltaDecoder:
         usage: upstream's count, once it has given one.
     """
 
+    __slots__ = (
+        "_alike",
+        "_events",
+        "_high_surrogate",
+        "alike",
+        "begun",
+        "done",
+        "events",
+        "finish_reason",
+        "usage",
+    )
+
     def __init__(self) -> None:
         self.begun = False
         self.done = False

@@ -37,6 +37,8 @@ class Usage:
         input_tokens, output_tokens: by the newest count; None if there was none.
     """
 
+    __slots__ = ("input_tokens", "output_tokens")
+
     def __init__(self) -> None:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
@@ -70,6 +72,8 @@ class EventRelay:
         take_out: leave out what was asked for in the client's place: the event that has nothing but
             usage, and the fields that say that there is none yet.
     """
+
+    __slots__ = ("_rest", "_take_out", "_usage")
 
     def __init__(self, usage: Usage, *, take_out: bool = False) -> None:
         self._usage = usage

@@ -96,6 +96,8 @@ def _text(value: bytes) -> str:
 class HeadReader:
     """Bytes in any split -> the head of the final response; interim ones are skipped."""
 
+    __slots__ = ("rest",)
+
     def __init__(self) -> None:
         self.rest = b""
 
@@ -206,6 +208,8 @@ _MAX_KEPT_BYTES = 8
 class Chunked:
     """Chunked transfer coding (RFC 9112, section 7.1)."""
 
+    __slots__ = ("_left", "_line_bytes", "_next_bytes", "done", "rest")
+
     def __init__(self) -> None:
         self.done = False
         self.rest = b""
@@ -300,6 +304,8 @@ class Chunked:
 class Counted:
     """A body with a Content-Length (RFC 9112, section 6.2)."""
 
+    __slots__ = ("_left", "done", "rest")
+
     def __init__(self, length: int) -> None:
         self.done = not length
         self.rest = b""
@@ -319,6 +325,8 @@ class Counted:
 
 class UntilClosed:
     """A body that ends with its connection (RFC 9112, section 6.3, number 8)."""
+
+    __slots__ = ("done", "rest")
 
     def __init__(self) -> None:
         self.done = False

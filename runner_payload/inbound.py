@@ -23,6 +23,8 @@ class Inbound:
         hand_back: gives the front-end so much credit.
     """
 
+    __slots__ = ("_come", "_hand_back", "_held", "_max_bytes", "_window", "ended")
+
     def __init__(
         self, window_bytes: int, max_bytes: int | None, hand_back: Callable[[int], None]
     ) -> None:

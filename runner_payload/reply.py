@@ -87,6 +87,8 @@ class Reply:
         released: see release().
     """
 
+    __slots__ = ("chunks", "close", "headers", "released", "retries", "source", "status")
+
     def __init__(
         self,
         status: int,

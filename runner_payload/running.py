@@ -44,6 +44,21 @@ class RunningCall:
         task: what runs it, once it does.
     """
 
+    __slots__ = (
+        "_call",
+        "_granted",
+        "_held",
+        "_now_s",
+        "_silence",
+        "_start",
+        "_stdio",
+        "_window",
+        "call_id",
+        "inbound",
+        "streamed",
+        "task",
+    )
+
     def __init__(self, call_id: int, call: Call | Request, stdio: Stdio, start: Start) -> None:
         self.call_id = call_id
         self.streamed = isinstance(call, Request) and call.streamed
@@ -186,6 +201,17 @@ class Silence:
         expired: that is what cancelled the task.
         since_s: the loop's time at the last event; infinite while it is the client who is awaited.
     """
+
+    __slots__ = (
+        "_between_s",
+        "_first_s",
+        "_loop",
+        "_task",
+        "_timer",
+        "begun",
+        "expired",
+        "since_s",
+    )
 
     def __init__(self, between_s: float) -> None:
         self.expired = False

@@ -21,6 +21,8 @@ class EventDecoder:
         max_event_bytes: the most that is held back for an event that is not yet whole.
     """
 
+    __slots__ = ("_at_start", "_data", "_data_bytes", "_limit", "_rest")
+
     def __init__(self, max_event_bytes: int) -> None:
         self._limit = max_event_bytes
         self._rest = b""

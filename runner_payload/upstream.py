@@ -241,6 +241,8 @@ class Exchange:
         UpstreamFailure: an error's status, or an answer that broke off, be it while it is read.
     """
 
+    __slots__ = ("_asked", "_reply", "_upstream")
+
     def __init__(self, upstream: Upstream, asked: _Asked) -> None:
         self._upstream = upstream
         self._asked = asked
