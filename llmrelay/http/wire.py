@@ -41,13 +41,14 @@ class Wire(asyncio.Protocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._paused = False
         self._drained: asyncio.Future[None] | None = None
-        self._streams: asyncio.BaseProtocol | None = None
+        self._streams: tuple[asyncio.StreamWriter, asyncio.BaseProtocol] | None = None
 
     def take_over(self, writer: asyncio.StreamWriter) -> None:
         """Stands in the place of the streams that asyncio.start_server has made."""
         transport = writer.transport
-        # They are kept: the writer's end would close the transport (since Python 3.12).
-        self._streams = transport.get_protocol()
+        # They are kept: the writer's end would close the transport (since Python 3.12, where the
+        # protocol does not hold it).
+        self._streams = writer, transport.get_protocol()
         transport.set_protocol(self)
         self.connection_made(transport)
 
@@ -84,7 +85,7 @@ class Wire(asyncio.Protocol):
         self.resume_writing()
         streams, self._streams = self._streams, None
         if streams is not None:
-            streams.connection_lost(None)  # else they hold each other, until they are collected
+            streams[1].connection_lost(None)  # else they hold each other, until they are collected
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
             receiver.lost(exc)
