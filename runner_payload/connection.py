@@ -19,12 +19,11 @@ from typing import cast
 
 import httpx2
 
-from .http1 import BodyDecoder, Head, HeadReader, NotHTTP
+from .http1 import LAST_CHUNK, BodyDecoder, Head, HeadReader, NotHTTP
 from .reply import Sink
 
 # Of a body that nobody has asked for yet: then upstream waits.
 HELD_BYTES = 64 * 1024
-_LAST_CHUNK = b"0\r\n\r\n"
 _NO_ANSWER = "the connection ended without an answer"
 
 
@@ -129,7 +128,7 @@ class Connection(asyncio.Protocol):
                     if self._writable is not None:
                         await self._writable.wait()
             if chunked:
-                self._transport.write(_LAST_CHUNK)
+                self._transport.write(LAST_CHUNK)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer's reader gets it
             self._fail(error)
 

@@ -193,7 +193,7 @@ def _long_line() -> NotHTTP:
     return NotHTTP(f"a line of more than {MAX_LINE_BYTES} bytes between chunks")
 
 
-_LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
 # In the place of a chunk's length: the last one has come.
 _TRAILERS = -1
 
@@ -242,7 +242,7 @@ class Chunked:
                 continue
             if not self._left:
                 at = self._whole_chunks(data, at, pieces)
-                if data[at : at + 6] == _LAST_CHUNK:
+                if data[at : at + 6] == LAST_CHUNK:
                     self.done, self._next_bytes = True, 0
                     return b"".join(pieces)
             # What follows is of no use but whole: a line end, a size, a trailer.

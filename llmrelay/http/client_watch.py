@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from itertools import chain, repeat
-from types import TracebackType
 from typing import Final, Self
 
 from .exchange import Exchange
@@ -51,12 +50,7 @@ class ClientWatch:
             self.blind()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         self._incoming.watch = None
         if self._next is not None:
             self._next.cancel()

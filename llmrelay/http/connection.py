@@ -328,5 +328,5 @@ class Connection:
 
 
 def _forget(error: OSError) -> None:
-    """Let go of what an error holds that a stream holds: the connection, which holds the stream."""
+    """Let go of what an error holds: the connection, whose incoming side holds the error."""
     error.__traceback__ = error.__context__ = None
